@@ -1,1 +1,80 @@
+"""multiprocessing, threading and concurrent.futures without the hangs: change the import.
 
+Every public name is here and is loaded on first use, so that ``import multitask`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FIFO",
+    "CancelledError",
+    "CannotTravel",
+    "Executor",
+    "MultitaskError",
+    "NotSupported",
+    "Pool",
+    "PoolBroken",
+    "PoolClosed",
+    "Priority",
+    "Task",
+    "TaskTimeout",
+    "TimeoutError",
+    "WorkerLost",
+    "copytree",
+    "cpu_count",
+    "note",
+]
+
+if TYPE_CHECKING:
+    from multitask._engine.cpus import cpu_count
+    from multitask.copying import copytree
+    from multitask.errors import (
+        CancelledError,
+        CannotTravel,
+        MultitaskError,
+        NotSupported,
+        PoolBroken,
+        PoolClosed,
+        TaskTimeout,
+        TimeoutError,
+        WorkerLost,
+    )
+    from multitask.policies import FIFO, Priority
+    from multitask.pool import Executor, Pool, note
+    from multitask.task import Task
+else:
+    _HOME = {
+        "CancelledError": "errors",
+        "CannotTravel": "errors",
+        "Executor": "pool",
+        "FIFO": "policies",
+        "MultitaskError": "errors",
+        "NotSupported": "errors",
+        "Pool": "pool",
+        "PoolBroken": "errors",
+        "PoolClosed": "errors",
+        "Priority": "policies",
+        "Task": "task",
+        "TaskTimeout": "errors",
+        "TimeoutError": "errors",
+        "WorkerLost": "errors",
+        "copytree": "copying",
+        "cpu_count": "_engine.cpus",
+        "note": "pool",
+    }
+
+    def __getattr__(name):
+        home = _HOME.get(name)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+        return value
+
+    def __dir__():
+        return sorted(globals() | _HOME)

@@ -1,0 +1,113 @@
+"""How many CPUs this process may really use: its affinity and the limits of its control groups.
+
+`os.cpu_count()` counts those of the machine, which in a container with a limit of two gives 160 workers.
+Sources: cgroups(7), the kernel's admin-guide/cgroup-v2 (cpu.max) and scheduler/sched-bwc (cpu.cfs_quota_us).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cpu_count() -> int:
+    """The number of CPUs this process may use, at least 1.
+
+    The least of the affinity mask, the quota of each control group up to the root (rounded up: half a CPU
+    still needs a worker), and, from Python 3.13 on, ``-X cpu_count`` and PYTHON_CPU_COUNT.
+    """
+    usable = _affinity()
+    quota = cgroup_quota(Path("/"))
+    if quota is not None:
+        usable = min(usable, math.ceil(quota))
+    return max(usable, 1)
+
+
+def _affinity() -> int:
+    if hasattr(os, "process_cpu_count"):  # 3.13; heeds -X cpu_count
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_quota(root: Path) -> float | None:
+    """CPUs' worth of time that the control groups of this process grant, None when there is no limit.
+
+    *root* is where ``proc`` and ``sys`` are found; a test gives a folder of its own.
+    """
+    quotas = []
+    for folder in _cpu_groups(root):
+        for read in (_quota_v2, _quota_v1):
+            quota = read(folder)
+            if quota is not None:
+                quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _cpu_groups(root: Path) -> Iterator[Path]:
+    """Every folder that may hold a CPU limit for this process, from its own group up to the mount."""
+    mounts = _mounts(root)
+    for line in _lines(root / "proc/self/cgroup"):
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        name = "" if controllers == "" else "cpu"
+        if name not in controllers.split(","):
+            continue
+        for shown, folder in mounts.get(name, []):
+            # Inside a container without a cgroup namespace the mount shows a part of the tree only.
+            inside = group[len(shown) :] if shown != "/" and group.startswith(shown) else group
+            at = folder.joinpath(*(part for part in inside.split("/") if part not in ("", "..")))
+            yield from _up(at, folder)
+
+
+def _up(at: Path, top: Path) -> Iterator[Path]:
+    while at != top and top in at.parents:
+        yield at
+        at = at.parent
+    yield top
+
+
+def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
+    """Where hierarchies are mounted: controller ("" for version 2) -> [(the part shown, folder)]."""
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for line in _lines(root / "proc/self/mountinfo"):
+        fields, _, source = line.partition(" - ")
+        columns, kind = fields.split(), source.split()
+        if len(columns) < 5 or len(kind) < 3:
+            continue
+        place = (columns[3], root / columns[4].lstrip("/"))
+        if kind[0] == "cgroup2":
+            found.setdefault("", []).append(place)
+        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
+            found.setdefault("cpu", []).append(place)
+    return found
+
+
+def _quota_v2(folder: Path) -> float | None:
+    for line in _lines(folder / "cpu.max"):
+        quota, _, period = line.partition(" ")
+        return _ratio(quota, period)
+    return None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return _ratio(quota[0], period[0]) if quota and period else None
+
+
+def _ratio(quota: str, period: str) -> float | None:
+    try:
+        microseconds, every = int(quota), int(period)
+    except ValueError:  # "max": no limit
+        return None
+    return microseconds / every if microseconds > 0 and every > 0 else None
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
