@@ -1,0 +1,1 @@
+"""Exhaustive models of the protocols between parent, callers and workers."""
