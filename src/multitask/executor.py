@@ -1,0 +1,194 @@
+"""Executor: ``concurrent.futures.Executor`` on this library's workers.
+
+Its tasks keep the standard library's ``cancel()`` (False while running) and have ``kill()``.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from multitask._engine import clock, unread
+from multitask._engine.calls import check_pool
+from multitask._engine.core import CALL, STARCHUNK
+from multitask._engine.cpus import cpu_count
+from multitask._engine.engine import Config, Engine
+from multitask.errors import PoolClosed
+from multitask.task import ExecutorTask, Task, introduce, task_class
+
+__all__ = ["Executor"]
+
+T = TypeVar("T")
+
+
+class Executor(concurrent.futures.Executor):
+    """Workers behind ``concurrent.futures``' names: processes by default, or threads, or the caller itself.
+
+    ``mp_context`` is taken for its start method only.
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        kind: str = "process",
+        policy: Any = "fifo",
+        start_method: str | None = None,
+        max_memory: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+        if mp_context is not None and start_method is None:
+            start_method = mp_context.get_start_method()
+        check_pool(max_workers, kind, start_method, initializer, max_tasks_per_child, max_memory)
+        config = Config(
+            processes=cpu_count() if max_workers is None else max_workers,
+            kind=kind,
+            start_method=start_method,
+            initializer=initializer,
+            initargs=tuple(initargs),
+            maxtasksperchild=max_tasks_per_child,
+            max_memory=max_memory,
+            name=name,
+            policy=policy,
+            task_class=task_class(kind, executor=True),
+        )
+        self._start(Engine(config))
+
+    def _start(self, engine: Engine) -> None:
+        self._engine = engine
+        introduce(engine)
+        self._core = engine.core
+        self._tasks = _Open()
+        self._shutdown = False
+        self._dropped = weakref.finalize(self, engine.abandon)
+        self._dropped.atexit = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> ExecutorTask[T]:
+        """Call ``fn(*args, **kwargs)`` in a worker; returns its task at once. RuntimeError after ``shutdown``."""
+        return self._submit(fn, args, kwargs or None)  # type: ignore[no-any-return]
+
+    def _submit(self, fn: Any, args: Any, kwargs: Any, mode: int = CALL) -> Any:
+        if self._shutdown:
+            raise PoolClosed("cannot schedule new futures after shutdown")
+        task = self._core.submit(fn, args, kwargs, None, mode)
+        self._tasks.add(task)
+        return task
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """``map(fn, *iterables)`` in the workers, in order.
+
+        *timeout*: seconds from this call after which an item that is not there raises ``TimeoutError``.
+        *buffersize*: submit only so many calls ahead of what was yielded; None reads the iterables at once.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        until = None if timeout is None else clock.monotonic() + timeout
+        calls = zip(*iterables)  # noqa: B905  (map ends with the shortest)
+        if chunksize == 1:
+            todo = (self._submit(fn, args, None) for args in calls)
+        else:
+            chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+            todo = (self._submit(fn, (chunk,), None, STARCHUNK) for chunk in chunks)
+        first = collections.deque(todo if buffersize is None else itertools.islice(todo, buffersize))
+        return _results(first, todo, until, chunksize > 1)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls; those submitted are finished, or with *cancel_futures* those that run are.
+
+        *wait* blocks until then.
+        """
+        first, self._shutdown = not self._shutdown, True
+        if cancel_futures:
+            for task in self._tasks.unsettled():
+                self._core.withdraw(task)
+        if first:
+            self._engine.close()
+        if wait:
+            self._engine.join()
+            self._engine.callbacks.drain()
+            unread.report(self._core)
+            self._dropped.detach()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        waiting, _, busy = self._core.counts()
+        state = " shut down," if self._shutdown else ""
+        return f"<Executor {engine.kind}{state} {busy}/{engine.processes} busy, {waiting} waiting>"
+
+
+class _Open:
+    """The tasks that may have to be cancelled at shutdown, held weakly and cleared out as they settle."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._references: list[weakref.ref[Task[Any]]] = []
+        self._limit = 1000
+
+    def add(self, task: Task[Any]) -> None:
+        self._references.append(weakref.ref(task))
+        if len(self._references) > self._limit:
+            with self._lock:
+                self._clear_out()
+
+    def _clear_out(self) -> None:
+        count = len(self._references)
+        kept = [reference for reference in self._references[:count] if _is_open(reference())]
+        self._references[:count] = kept  # what others append meanwhile stands behind
+        self._limit = 2 * len(kept) + 1000
+
+    def unsettled(self) -> list[Task[Any]]:
+        """In order of submission."""
+        with self._lock:
+            tasks = [reference() for reference in self._references]
+        return [task for task in tasks if task is not None and not task._settled]
+
+
+def _is_open(task: Task[Any] | None) -> bool:
+    return task is not None and not task._settled
+
+
+def _results(
+    tasks: collections.deque[Task[Any]], todo: Iterator[Task[Any]], until: float | None, chunks: bool
+) -> Iterator[Any]:
+    """Yield the results of *tasks*, taking another one from *todo* for each; at the end, cancel what is left."""
+    try:
+        while tasks:
+            left = None if until is None else max(until - clock.monotonic(), 0.0)
+            value = tasks[0].result(left)
+            tasks.popleft()
+            if not chunks:
+                yield value
+            else:
+                yield from value
+            del value
+            tasks.extend(itertools.islice(todo, 1))
+    finally:
+        for task in tasks:
+            task.cancel()
