@@ -1,0 +1,10 @@
+"""The figures: one table each, by name."""
+
+from __future__ import annotations
+
+from figures import arrays, calls, computing, idle, start, waiting
+from figures.figure import Figure
+
+FIGURES: dict[str, Figure] = {
+    figure.name: figure for module in (calls, computing, arrays, start, waiting, idle) for figure in module.FIGURES
+}
