@@ -39,6 +39,8 @@ def extensions() -> list[Extension]:
     built: list[Extension] = cythonize(
         [native_core(NATIVE / "core.pyx")], compiler_directives={"language_level": 3}, include_path=["src"]
     )
+    for extension in built:
+        extension.optional = not REQUIRED  # cythonize makes new ones and forgets it
     return built
 
 

@@ -31,6 +31,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from multitask._engine.cpus import cpu_count
+    from multitask._engine.notes import note
     from multitask.copying import copytree
     from multitask.errors import (
         CancelledError,
@@ -43,14 +44,15 @@ if TYPE_CHECKING:
         TimeoutError,
         WorkerLost,
     )
+    from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
-    from multitask.pool import Executor, Pool, note
+    from multitask.pool import Pool
     from multitask.task import Task
 else:
     _HOME = {
         "CancelledError": "errors",
         "CannotTravel": "errors",
-        "Executor": "pool",
+        "Executor": "executor",
         "FIFO": "policies",
         "MultitaskError": "errors",
         "NotSupported": "errors",
@@ -64,7 +66,7 @@ else:
         "WorkerLost": "errors",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
-        "note": "pool",
+        "note": "_engine.notes",
     }
 
     def __getattr__(name):

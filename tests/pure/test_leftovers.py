@@ -6,8 +6,9 @@ import sys
 import threading
 from multiprocessing import shared_memory
 
-import leftovers
 import pytest
+
+import leftovers
 
 
 @pytest.fixture(autouse=True)
