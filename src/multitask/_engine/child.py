@@ -1,0 +1,167 @@
+"""What runs inside a worker process: get ready, run calls until told to stop, end.
+
+    start method ──► main(spec, fds) ──► decoder, memory limit, initializer ──► HELLO ──► serve ──► exit code
+
+Owner: the worker's main thread. Rule: whatever a call does (raises, exits, returns what cannot be pickled) is the
+outcome of that call and not of the worker; only the initializer's failure is the worker's.
+Few imports: each of them is paid at the start of every worker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from multitask._engine import notes
+from multitask._engine.core import CALL, CHUNK
+from multitask._engine.wire import Decoder, Parcel
+
+if TYPE_CHECKING:
+    from multitask._engine.channels.pipe import ChildPipe
+
+RING, PIPE = "ring", "pipe"
+
+
+class End(Protocol):
+    """The worker's end of a lane, whatever it is made of."""
+
+    def note(self, text: bytes, /) -> None: ...
+    def hello(self) -> None: ...
+    def broken(self, parcel: Parcel, /) -> None: ...
+    def serve(self, decoder: Decoder, max_tasks: int, max_memory: int, /) -> str: ...
+
+
+def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
+    """Serve the pool that started this process; returns the exit code."""
+    decoder = Decoder(spec["space"], inherited)
+    decoder.install()
+    end = _open(spec, fds)
+    notes.sink = end.note
+    _print_whole_lines()
+    max_memory = spec["max_memory"] or 0
+    try:
+        if max_memory:
+            _limit_memory(max_memory)
+        if spec["initializer"] is not None:
+            _initialize(decoder, *spec["initializer"])
+    except BaseException as error:
+        end.broken(decoder.dump_error(error))
+        return 1
+    end.hello()
+    end.serve(decoder, spec["maxtasksperchild"] or 0, max_memory)
+    return 0
+
+
+def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
+    if spec["channel"] == RING:
+        from multitask._native import core
+
+        if spec.get("kill_point"):
+            core.set_kill_point(*spec["kill_point"])
+        end: End = core.WorkerEnd(*fds)
+        return end
+    from multitask._engine.channels.pipe import ChildPipe
+
+    return PipeEnd(ChildPipe(fds))
+
+
+def _initialize(decoder: Decoder, parcel: Parcel, needs: Sequence[Any]) -> None:
+    for need in needs:
+        decoder.define(*need)
+    initializer, initargs = decoder.load(parcel)
+    initializer(*initargs)
+
+
+def _print_whole_lines() -> None:
+    # A worker lives long and may be killed: what it printed must not sit in its buffer until then.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.reconfigure(line_buffering=True)
+        except (AttributeError, ValueError, OSError):
+            continue
+
+
+def _limit_memory(max_memory: int) -> None:
+    """Let allocations beyond *max_memory* bytes of private memory fail with MemoryError (setrlimit(2), RLIMIT_DATA)."""
+    try:
+        import resource
+    except ImportError:
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    limit = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def resident_bytes() -> int:
+    """What this process occupies of the machine's memory now; 0 where that cannot be found out."""
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class PipeEnd:
+    """Serves over a pipe: one call at a time, as they come."""
+
+    def __init__(self, pipe: ChildPipe) -> None:
+        from multitask._engine.channels import kinds
+
+        self._pipe = pipe
+        self._kinds = kinds
+        self.note = pipe.note
+
+    def hello(self) -> None:
+        """Report for work."""
+        self._pipe.send(self._kinds.HELLO)
+
+    def broken(self, parcel: Parcel) -> None:
+        """Report that the initializer failed."""
+        self._pipe.send(self._kinds.BROKEN, parcel)
+
+    def serve(self, decoder: Decoder, max_tasks: int, max_memory: int) -> str:
+        """Run calls until told to stop; returns why it ended."""
+        kinds, pipe = self._kinds, self._pipe
+        tasks = 0
+        while True:
+            try:
+                message = pipe.receive()
+            except EOFError:
+                return "parent gone"
+            kind = message[0]
+            if kind == kinds.STOP:
+                return "stop"
+            if kind == kinds.DEFINE:
+                decoder.define(*message[1:])
+            elif kind == kinds.FORGET:
+                decoder.forget(message[1])
+            elif kind == kinds.CALL:
+                pipe.send(*self._call(decoder, *message[1:]))
+                tasks += 1
+                reason = None
+                if max_memory and resident_bytes() > max_memory:
+                    reason = "max_memory"
+                elif tasks == max_tasks:
+                    reason = "maxtasksperchild"
+                if reason is not None:
+                    pipe.send(kinds.BYE, reason)
+                    return reason
+
+    def _call(self, decoder: Decoder, number: int, mode: int, parcel: Parcel) -> tuple[int, Parcel]:
+        try:
+            call = decoder.load(parcel)
+            fn, args, kwargs = (decoder.function(number), *call) if number else call
+            return self._kinds.OK, decoder.dump(self._run(mode, fn, args, kwargs))
+        except BaseException as error:
+            return self._kinds.ERROR, decoder.dump_error(error)
+
+    def _run(self, mode: int, fn: Any, args: Any, kwargs: Any) -> Any:
+        if mode == CALL:
+            return fn(*args, **kwargs)
+        out = []
+        for index, item in enumerate(args[0]):
+            self._pipe.item(index)
+            out.append(fn(item) if mode == CHUNK else fn(*item))
+        return out

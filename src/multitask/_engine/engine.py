@@ -1,0 +1,156 @@
+"""The engine of one pool: its core, its workers and the thread that manages them, behind a few verbs.
+
+    Pool ──► Engine ──► core (ledger and lanes)          submit, wait, withdraw: any thread
+                   └──► Supervisor (one manager thread)   deaths, timers, retries, replacement, the end
+
+Owner of the workers: the supervisor's thread, save the first ones, which are started before that thread runs.
+Rule: the engine never refers to its pool, so that a dropped pool can be noticed.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from multitask import _native, policies
+from multitask._engine import shutdown
+from multitask._engine.callbacks import Callbacks
+from multitask._engine.core import GONE, RUNNING, Core
+from multitask._engine.supervisor import Supervisor
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a pool was asked to be."""
+
+    processes: int
+    kind: str = "process"
+    start_method: str | None = None
+    initializer: Any = None
+    initargs: tuple[Any, ...] = ()
+    maxtasksperchild: int | None = None
+    max_memory: int | None = None
+    name: str | None = None
+    policy: Any = "fifo"
+    task_class: Any = None
+
+
+class Engine:
+    """Core, workers and manager thread of one pool."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.kind = config.kind
+        self.processes = config.processes
+        self.callbacks = Callbacks(config.name or "pool")
+        self.state = "running"
+        self._ended = threading.Event()
+        self._abandoned = False
+        if config.kind == "inline":
+            self._supervisor: Supervisor | None = None
+            self.core: Core = self._inline_core()
+        else:
+            self.core = _core_for(config, self.callbacks)
+            self._supervisor = Supervisor(config, self.core, self._on_end)
+            self._supervisor.start()
+        shutdown.register(self)
+
+    def _inline_core(self) -> Core:
+        from multitask._engine.workers.inline import InlineCore
+
+        if self.config.initializer is not None:
+            self.config.initializer(*self.config.initargs)
+        return InlineCore(task_type=self.config.task_class, callbacks=self.callbacks)
+
+    def cancel(self, task: Any) -> bool:
+        """Take *task* back, or stop it where it runs; True when it is cancelled now. Waits for that at most 5 s."""
+        answer = self.core.withdraw(task)
+        if answer == GONE:
+            return bool(task.cancelled())
+        if answer == RUNNING:
+            if self.kind != "process":
+                return False
+            self.core.post(("cancel", task))
+            self.core.wait(task, 5.0)
+            return bool(task.cancelled())
+        return True
+
+    def close(self) -> None:
+        """Take no more calls and end once all are done. Does not wait."""
+        if self.state == "running":
+            self.state = "closed"
+            self.core.close()
+            if self._supervisor is None:
+                self._on_end()
+
+    def terminate(self) -> None:
+        """Cancel what waits and what runs, and end. Does not wait."""
+        if self.state != "terminated":
+            self.state = "terminated"
+            self.core.close()
+            if self._supervisor is None:
+                self._on_end()
+            else:
+                self.core.post(("terminate",))
+
+    def abandon(self) -> None:
+        """Nobody holds the pool any more: finish what was given, then end. May run in any thread, in any garbage collection."""
+        self._abandoned = True
+        self.close()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the work is done and the workers are gone; False when *timeout* seconds were not enough."""
+        return self._ended.wait(timeout)
+
+    def disown(self) -> None:
+        """In a child of os.fork(): nothing here belongs to this process."""
+        self.state = "terminated"
+        disown = getattr(self.core, "disown", None)
+        if disown is not None:
+            disown()
+        self._ended.set()
+
+    def _on_end(self) -> None:
+        shutdown.forget(self)
+        if self._abandoned:
+            from multitask._engine import unread
+
+            self.callbacks.later(lambda: unread.report(self.core))
+        self.callbacks.close()
+        self._ended.set()
+
+
+def _core_for(config: Config, callbacks: Callbacks) -> Core:
+    from multitask._engine.cpus import cpu_count
+
+    policy = policies.make(config.policy)
+    if config.kind == "process" and _native.available:
+        from multitask._engine.clock import monotonic
+
+        key: Any = None
+        if not isinstance(policy, policies.FIFO):
+            # bound here, so that the core need not know what a policy is
+            def key(options: Any) -> float:
+                return policy.key(options, monotonic())
+
+        spin = SPIN_NS if cpu_count() > 1 else 0
+        core: Core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin)
+        return core
+    from multitask._engine.portable import PortableCore
+
+    encoder = _encoder(config) if config.kind == "process" else None
+    return PortableCore(encoder, policy=policy, task_type=config.task_class, callbacks=callbacks)
+
+
+SPIN_NS = 20_000  # how long a caller that waits looks at the lanes before it sleeps
+
+
+def _encoder(config: Config) -> Any:
+    import sys
+
+    from multitask._engine.wire import Encoder
+
+    if config.start_method == "fork":
+        return Encoder(snapshot=dict(sys.modules["__main__"].__dict__))
+    return Encoder()

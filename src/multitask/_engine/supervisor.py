@@ -1,0 +1,266 @@
+"""The manager thread of one pool: the only one that starts, kills and replaces workers and keeps the clock.
+
+    attend() ──► events ──► ready · exit · bye · broken · sent · failed · post · idle ──► core, staff, timers
+
+It sleeps in one wait on the doorbell, the workers' deaths and the next timer; an idle pool's thread never wakes.
+Rule: no user code runs here, save the decoding of an initializer's error. Whatever goes wrong in this thread
+itself settles every task with that error: nobody waits for a manager that is gone.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from multitask._engine import losses
+from multitask._engine.clock import monotonic
+from multitask._engine.core import CANCELLED, FINISHED, RUNNING, Core, Event
+from multitask._engine.staff import LEAVING, READY, STARTING, Hand, Staff
+from multitask.errors import CancelledError, PoolBroken
+
+if TYPE_CHECKING:
+    from multitask._engine.engine import Config
+
+ATTEMPTS = 3  # workers in a row that may fail to get ready
+GRACE_SECONDS = 5.0  # for a worker that was told to stop
+AGAIN_SECONDS = 0.5  # until the next try to start a worker when the system refused
+
+
+class Supervisor:
+    """Runs the pool's events; ``on_end`` is called once, when all workers are gone."""
+
+    def __init__(self, config: Config, core: Core, on_end: Callable[[], None]) -> None:
+        self._config = config
+        self._core = core
+        self._on_end = on_end
+        self._staff = Staff(config, core)
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._misfits = 0  # workers in a row that died before they were ready
+        self._ending = False
+        self._over = False
+        self._handlers: dict[str, Callable[..., None]] = {
+            "ready": self._ready,
+            "exit": self._exit,
+            "bye": self._bye,
+            "broken": self._broken,
+            "sent": self._sent,
+            "failed": self._failed,
+            "post": self._post,
+            "idle": self._idle,
+        }
+        name = f"multitask-manager-{config.name or 'pool'}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the workers and the thread; raises what keeps the first workers from starting."""
+        try:
+            for _ in range(self._config.processes):
+                self._staff.hire()
+        except BaseException:
+            for hand in list(self._staff.hands.values()):
+                if self._config.kind == "process":
+                    self._staff.kill(hand)
+                    self._core.remove_worker(hand.wid)
+                    self._staff.bury(hand)
+            raise
+        self._thread.start()
+
+    # --- the loop
+
+    def _run(self) -> None:
+        try:
+            while not self._over:
+                for event in self._core.attend(self._next_timer()):
+                    self._handle(event)
+                self._fire()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+        finally:
+            self._on_end()
+
+    def _handle(self, event: Event) -> None:
+        self._handlers[event[0]](*event[1:])
+
+    def _next_timer(self) -> float | None:
+        return max(0.0, self._timers[0][0] - monotonic()) if self._timers else None
+
+    def _at(self, when: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._order), call))
+
+    def _fire(self) -> None:
+        while self._timers and self._timers[0][0] <= monotonic():
+            heapq.heappop(self._timers)[2]()
+
+    def _give_up(self, error: BaseException) -> None:
+        failure = PoolBroken("the manager thread of the pool failed", why=repr(error), fix="please report this")
+        failure.__cause__ = error
+        self._core.close()
+        for task in self._core.pending():
+            self._core.settle(task, FINISHED, False, failure)
+        for hand in list(self._staff.hands.values()):
+            if self._config.kind == "process":
+                self._staff.kill(hand)
+
+    # --- workers come and go
+
+    def _ready(self, wid: int) -> None:
+        hand = self._staff.hands.get(wid)
+        if hand is not None and hand.state == STARTING:
+            hand.state = READY
+            self._misfits = 0
+
+    def _bye(self, wid: int, reason: str) -> None:
+        hand = self._staff.hands.get(wid)
+        if hand is not None:
+            hand.state = LEAVING
+            self._fill_up()
+
+    def _broken(self, wid: int, error: BaseException) -> None:
+        hand = self._staff.hands.get(wid)
+        if hand is not None:
+            hand.cause = error
+
+    def _exit(self, wid: int) -> None:
+        hand = self._staff.hands.get(wid)
+        if hand is None:
+            return
+        memory = hand.memory()
+        removed = self._core.remove_worker(wid)
+        code = self._staff.bury(hand)
+        if removed.lost is not None:
+            tries = self._tries(removed.lost)
+            self._again_or(
+                removed.lost,
+                hand.cause or losses.lost(hand.name, hand.worker.pid, code, removed, tries, memory),
+                front=True,
+            )
+        if hand.state == STARTING and not hand.killed and not self._ending:
+            self._misfits += 1
+            if self._misfits >= ATTEMPTS:
+                self._break(losses.broken(self._misfits, hand.cause, code, self._config.name))
+        self._fill_up()
+        self._end_if_empty()
+
+    def _fill_up(self) -> None:
+        """Hire until there are as many workers as the pool is to have."""
+        if self._ending:
+            return
+        staff = self._staff
+        while sum(hand.state != LEAVING for hand in staff.hands.values()) < self._config.processes:
+            try:
+                staff.hire()
+            except (OSError, RuntimeError, MemoryError) as error:
+                self._misfits += 1
+                if not staff.hands and self._misfits >= ATTEMPTS:
+                    self._break(losses.broken(self._misfits, error, None, self._config.name))
+                else:
+                    self._at(monotonic() + AGAIN_SECONDS, self._fill_up)
+                return
+
+    # --- tasks that need more than a settle
+
+    def _tries(self, task: Any) -> int:
+        return 1 + task.__dict__.get("_tried", 0)
+
+    def _again_or(self, task: Any, error: Any, front: bool = False) -> None:
+        """Try the task again if it has retries left, otherwise settle it with *error*."""
+        options = task._options
+        tried = self._tries(task)
+        if options is None or tried > options.retries or self._ending:
+            self._core.settle(task, FINISHED, False, error)
+            return
+        task.__dict__["_tried"] = tried
+        if options.backoff > 0:
+            self._at(monotonic() + options.backoff * 2 ** (tried - 1), lambda: self._core.requeue(task))
+        else:
+            self._core.requeue(task, front)
+
+    def _failed(self, task: Any, wid: int, error: Any) -> None:
+        self._again_or(task, error)
+
+    def _sent(self, task: Any, wid: int) -> None:
+        self._at(monotonic() + task._options.timeout, lambda: self._check_time(task))
+
+    def _check_time(self, task: Any) -> None:
+        if task._settled:
+            return
+        started = self._core.started(task)
+        timeout = task._options.timeout
+        if started is None:
+            # Not begun: still behind another one (look again later) or back in line (being sent arms a timer anew).
+            if self._core.running(task) or self._waits_in_lane(task):
+                self._at(monotonic() + timeout, lambda: self._check_time(task))
+            return
+        if monotonic() < started + timeout:
+            self._at(started + timeout, lambda: self._check_time(task))
+            return
+        wid = self._core.condemn(task)
+        hand = self._staff.hands.get(wid) if wid is not None else None
+        if hand is None:
+            self._at(monotonic() + 0.02, lambda: self._check_time(task))  # it ends at this very moment
+            return
+        hand.cause = losses.too_long(task, timeout)
+        if self._tries(task) > task._options.retries:
+            self._core.settle(task, FINISHED, False, hand.cause)
+        self._staff.kill(hand)
+
+    def _waits_in_lane(self, task: Any) -> bool:
+        return bool(getattr(task, "_handed", True))
+
+    def _post(self, message: tuple[Any, ...]) -> None:
+        verb = message[0]
+        if verb == "cancel":
+            self._cancel(message[1])
+        elif verb == "terminate":
+            self._terminate(CancelledError("the pool was terminated"))
+
+    def _cancel(self, task: Any) -> None:
+        if self._core.withdraw(task) != RUNNING:
+            return
+        wid = self._core.condemn(task)
+        hand = self._staff.hands.get(wid) if wid is not None else None
+        if hand is not None:
+            self._core.settle(task, CANCELLED, False, CancelledError())
+            self._staff.kill(hand)
+
+    # --- the end
+
+    def _idle(self) -> None:
+        """All is settled and nothing more may come: let the workers go."""
+        self._ending = True
+        for hand in list(self._staff.hands.values()):
+            if hand.state != LEAVING:
+                hand.state = LEAVING
+                self._core.retire(hand.wid)
+        if self._config.kind == "process":
+            self._at(monotonic() + GRACE_SECONDS, self._end_stragglers)
+        self._end_if_empty()
+
+    def _end_stragglers(self) -> None:
+        for hand in list(self._staff.hands.values()):
+            self._staff.kill(hand)
+
+    def _terminate(self, error: BaseException) -> None:
+        self._ending = True
+        for task in self._core.pending():
+            self._core.settle(task, CANCELLED, False, error)
+        if self._config.kind == "process":
+            self._end_stragglers()
+        else:
+            for hand in self._staff.hands.values():
+                self._core.retire(hand.wid)
+        self._end_if_empty()
+
+    def _break(self, error: PoolBroken) -> None:
+        self._core.close()
+        for task in self._core.pending():
+            self._core.settle(task, FINISHED, False, error)
+
+    def _end_if_empty(self) -> None:
+        if self._ending and not self._staff.hands:
+            self._over = True
