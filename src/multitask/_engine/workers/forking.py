@@ -1,0 +1,99 @@
+"""Forking, and what must not live on in a forked child.
+
+Every descriptor that would hold something open in a child it does not belong to (the write end of the
+lifeline, the line to the fork server) is *owned*: it is close-on-exec and closed in every forked child,
+the user's own ``os.fork()`` included. Other parts of the library add their own with ``in_forked_child``.
+
+Rule: the gate is held from the making of such a descriptor until it is owned, and from the copying of
+descriptors for a worker until the copies are closed again. A fork in any thread waits for the gate, so no
+child ever starts between the two. Nobody sleeps holding it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+
+gate = threading.RLock()
+generation = 0  # counts the forks between the first process of the family and this one
+
+_owned: set[int] = set()
+_callbacks: list[Callable[[], None]] = []
+_WARNING = r"This process \(pid=\d+\) is multi-threaded, use of fork"
+_filter: object = None
+
+
+def own(fd: int) -> int:
+    """Have *fd* closed in every forked child; give it back unchanged. Call it with the gate held."""
+    _owned.add(fd)
+    return fd
+
+
+def pipe() -> tuple[int, int]:
+    """A pipe whose ends are owned from the start."""
+    with gate:
+        read, write = os.pipe()
+        return own(read), own(write)
+
+
+def disown(fd: int) -> None:
+    """Close a descriptor that was owned."""
+    with gate:
+        _owned.discard(fd)
+        os.close(fd)
+
+
+def in_forked_child(callback: Callable[[], None]) -> None:
+    """Call *callback* in every forked child, after the owned descriptors were closed there.
+
+    It runs in the order of registration, in the child's only thread; locks that another thread of the parent
+    held are held for ever. What it raises is reported and does not stop the others.
+    """
+    _callbacks.append(callback)
+
+
+def fork() -> int:
+    """``os.fork()`` without Python 3.12's warning about threads.
+
+    The warning is meant for a child that goes on with the user's program. A worker's child never returns into
+    the code that forked: it replaces the standard streams, which other threads may have locked, and ends by
+    ``os._exit``.
+    """
+    global _filter
+    if _filter is None or _filter not in warnings.filters:
+        # Bound to this module's name, so the user's own forks still warn. catch_warnings() puts an older list
+        # of filters back, hence the look each time.
+        warnings.filterwarnings("ignore", _WARNING, DeprecationWarning, r"multitask\._engine\.workers\.forking\Z")
+        _filter = warnings.filters[0]
+    return os.fork()
+
+
+def _before() -> None:
+    gate.acquire()
+
+
+def _after_in_parent() -> None:
+    gate.release()
+
+
+def _after_in_child() -> None:
+    global gate, generation
+    gate = threading.RLock()  # the old one counts a hold by a thread that is this one in name only
+    generation += 1
+    for fd in _owned:
+        try:
+            os.close(fd)
+        except OSError:  # the user closed it
+            pass
+    _owned.clear()
+    for callback in tuple(_callbacks):
+        try:
+            callback()
+        except Exception as error:
+            warnings.warn(f"a fork callback failed: {error!r}", RuntimeWarning, stacklevel=1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -1,0 +1,226 @@
+"""The fork server: a small, single-threaded process that forks workers out of itself.
+
+It reads nothing but descriptors and one-letter messages: the order for a worker is read by the worker. It has
+no state but the lines of its workers. It never reaps a worker before it is told to, so that the number of the
+worker and of its group stay taken until the owner has killed what is left of the group; orphans that it adopts
+are reaped at once. It ends when its parent does.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import importlib
+import marshal
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from multitask._engine.workers import entry, forking, tree
+from multitask._engine.workers.server import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN
+
+_FIXED = 4  # the line, the order, descriptors 1 and 2 come before those for the worker
+
+
+def main(order: dict[str, Any]) -> NoReturn:
+    """Serve until the parent is gone."""
+    sys.argv[:] = ["multitask-fork-server"]
+    entry.isolate(os.dup(order["lifeline"]))
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # whoever waits for the end of our parent's output must not wait for us
+    os.close(nowhere)
+    for fd in (order["lifeline"], order["requests"]):
+        os.set_inheritable(fd, False)
+    try:
+        importlib.import_module(entry.DEFAULT_TARGET.partition(":")[0])
+    except ImportError:  # it will say so in the worker
+        pass
+    gc.collect()
+    gc.freeze()
+    Serving(socket.socket(fileno=order["requests"]), order["lifeline"]).run()
+
+
+class Serving:
+    """Owner of everything here: the one thread there is."""
+
+    def __init__(self, requests: socket.socket, lifeline: int) -> None:
+        self._requests = requests
+        requests.settimeout(None)
+        self._lifeline = lifeline
+        self._lines: dict[int, tuple[socket.socket, int]] = {}  # line's descriptor -> (line, pid)
+        self._doomed: set[int] = set()  # killed because nobody wants them any more; to be reaped
+        self._bell, self._ring = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._ring, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._ring, warn_on_full_buffer=False)
+        self._poll = select.poll()
+        self._poll.register(requests, select.POLLIN)
+        self._poll.register(self._bell, select.POLLIN)
+
+    def run(self) -> NoReturn:
+        while self._requests.fileno() >= 0 or self._lines:
+            for fd, _ in self._poll.poll():
+                if fd == self._bell:
+                    self._reap_strays()
+                elif fd == self._requests.fileno():
+                    self._take_request()
+                elif fd in self._lines:
+                    self._listen(fd)
+        os._exit(0)
+
+    def _take_request(self) -> None:
+        try:
+            content, rights, _, _ = socket.recv_fds(
+                self._requests, 1, MOST_DESCRIPTORS + _FIXED, socket.MSG_CMSG_CLOEXEC
+            )
+        except OSError:
+            content, rights = b"", []
+        if not content:  # the parent gave us up; what still runs is served to its end
+            self._poll.unregister(self._requests)
+            self._requests.close()
+            return
+        self._start(rights)
+
+    def _start(self, rights: Sequence[int]) -> None:
+        if len(rights) < _FIXED:  # our table of descriptors is full: the parent sees its line close
+            for fd in rights:
+                os.close(fd)
+            return
+        line = socket.socket(fileno=rights[0])
+        line.settimeout(None)
+        try:
+            pid = forking.fork()
+        except OSError as error:
+            _tell(line, 0, error.errno or 1)
+            pid = -1
+        if pid == 0:
+            try:
+                self._become_worker(line, rights[1:])
+            finally:
+                os._exit(1)
+        for fd in rights[1:]:
+            os.close(fd)
+        if pid > 0:
+            self._announce(line, pid)
+        else:
+            line.close()
+
+    def _announce(self, line: socket.socket, pid: int) -> None:
+        try:
+            os.setpgid(pid, pid)
+        except OSError:  # it did so itself, or is dead
+            pass
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            _tell(line, 0, error.errno or 1)
+            line.close()
+            self._doom(pid)
+            return
+        _tell(line, pid, 0, pidfd)
+        os.close(pidfd)
+        self._lines[line.fileno()] = (line, pid)
+        self._poll.register(line, select.POLLIN)
+
+    def _listen(self, fd: int) -> None:
+        """A line has the wish to have its worker reaped, or its own end, which dooms a worker that still runs."""
+        line, pid = self._lines[fd]
+        try:
+            wish = line.recv(1)
+        except OSError:
+            wish = b""
+        if wish == REAP:
+            state, status = _status(pid)
+            _tell(line, state, status)
+            if state == RUNNING:
+                return
+        else:
+            self._doom(pid)
+        self._poll.unregister(fd)
+        del self._lines[fd]
+        line.close()
+
+    def _doom(self, pid: int) -> None:
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(pid, signal.SIGKILL)
+            except OSError:
+                pass
+        if _status(pid)[0] == RUNNING:
+            self._doomed.add(pid)
+
+    def _reap_strays(self) -> None:
+        """Something ended. Reap it unless it is a worker whose owner has not asked for it."""
+        try:
+            while os.read(self._bell, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        self._doomed = {pid for pid in self._doomed if _status(pid)[0] == RUNNING}
+        workers = {pid for _, pid in self._lines.values()}
+        for pid in tree.children(os.getpid()):
+            if pid not in workers and pid not in self._doomed:
+                _status(pid)
+
+    def _become_worker(self, own_line: socket.socket, rights: Sequence[int]) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        for line in (own_line, self._requests, *(line for line, _ in self._lines.values())):
+            line.close()
+        os.close(self._bell)
+        os.close(self._ring)
+        order_fd, out, err, *fds = rights
+        for fd, number in ((out, 1), (err, 2)):
+            os.dup2(fd, number, inheritable=True)
+            os.close(fd)
+        entry.isolate(self._lifeline)
+        try:
+            with open(order_fd, "rb") as source:
+                order = marshal.load(source)
+        except EOFError:  # the one who asked for a worker gave up before he had it
+            os._exit(1)
+        put_in_place(order)
+        entry.run(order["spec"], fds, None)
+
+
+def put_in_place(order: dict[str, Any]) -> None:
+    """Give the worker what its parent had when it asked: path, arguments, directory, environment."""
+    sys.path[:] = order["path"]
+    sys.argv[:] = order["argv"]
+    importlib.invalidate_caches()
+    if order["cwd"] is not None:
+        try:
+            os.chdir(order["cwd"])
+        except OSError:  # removed meanwhile: the parent could not go there either
+            pass
+    wanted: dict[bytes, bytes] = order["environ"]
+    present = os.environb
+    for name in [name for name in present if name not in wanted]:
+        del present[name]
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            present[name] = value
+    time.tzset()
+    entry.mark(order["marker"])
+
+
+def _tell(line: socket.socket, first: int, second: int, pidfd: int = -1) -> None:
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd >= 0 else []
+    try:
+        line.sendmsg([ANSWER.pack(first, second)], rights, socket.MSG_NOSIGNAL)
+    except OSError:  # nobody listens: the end of the line is handled when it is read
+        pass
+
+
+def _status(pid: int) -> tuple[int, int]:
+    """Reap a child if it has ended: (ENDED, exit code), (RUNNING, 0) or (UNKNOWN, 0)."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return UNKNOWN, 0
+    return (ENDED, os.waitstatus_to_exitcode(status)) if found else (RUNNING, 0)
