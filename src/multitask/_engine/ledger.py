@@ -112,6 +112,7 @@ class Holding(Generic[P]):
     wid: int
     ready: bool = False
     ending: bool = False  # retired, condemned, broken or gone: it gets nothing more
+    condemned: bool = False  # it waits to be killed
     tasks: deque[P] = field(default_factory=deque)
     started: int = 0
 
@@ -204,7 +205,8 @@ class Ledger(Generic[P]):
         """The worker that runs *task* starts nothing more; None: nobody runs it."""
         if task._place != STARTED or task._wid not in self.workers:
             return None
-        self.workers[task._wid].ending = True
+        holding = self.workers[task._wid]
+        holding.ending = holding.condemned = True
         return task._wid
 
     def remove_worker(self, wid: int, not_started: P | None = None) -> tuple[list[P], list[P]]:
@@ -276,7 +278,8 @@ class Ledger(Generic[P]):
 
     def counts(self) -> tuple[int, int, int]:
         """(waiting in the line, held by workers, workers that hold something)."""
-        held = [len(holding.tasks) for holding in self.workers.values()]
+        # list(): a look from another thread must not meet a dict that changes.
+        held = [len(holding.tasks) for holding in list(self.workers.values())]
         return len(self.line), sum(held), sum(1 for number in held if number)
 
     def _release(self, task: P) -> int:

@@ -20,31 +20,31 @@ class MemoryChannel:
     """One worker thread's link to its core."""
 
     def __init__(self) -> None:
-        self.core: Any = None
+        self.lanes: Any = None
         self.wid = -1
         self.asleep = False  # written by the worker, under the core's lock when it turns True
         self.started: float | None = None
         self.crumb: tuple[str, float] | None = None  # last note of the task and when it was written
         self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def attach(self, core: Any, wid: int) -> None:
+    def attach(self, lanes: Any, wid: int) -> None:
         """Join this channel to its core."""
-        self.core = core
+        self.lanes = lanes
         self.wid = wid
 
     # --- the worker thread
 
     def hello(self) -> None:
         """The initializer has run: this worker may be given tasks."""
-        self.core._thread_ready(self)
+        self.lanes.ready(self)
 
     def take(self) -> Any:
         """The next task, started; sleeps until there is one. None: leave."""
-        return self.core._thread_take(self)
+        return self.lanes.take(self)
 
     def reply(self, task: Any, ok: bool, value: Any) -> None:
         """The call has ended."""
-        self.core._thread_reply(self, task, ok, value)
+        self.lanes.reply(self, task, ok, value)
 
     def note(self, data: bytes) -> None:
         """Remember the last words of the running task."""
@@ -52,15 +52,15 @@ class MemoryChannel:
 
     def bye(self, reason: str) -> None:
         """This worker takes nothing more and is about to end."""
-        self.core._thread_event(self, ("bye", self.wid, reason), ending=True)
+        self.lanes.event(self, ("bye", self.wid, reason))
 
     def broken(self, error: BaseException) -> None:
         """The initializer failed."""
-        self.core._thread_event(self, ("broken", self.wid, error), ending=True)
+        self.lanes.event(self, ("broken", self.wid, error))
 
     def gone(self) -> None:
         """The last words: the thread ends now."""
-        self.core._thread_event(self, ("exit", self.wid), ending=True)
+        self.lanes.event(self, ("exit", self.wid))
 
     def sleep(self) -> None:
         """Until somebody wakes this worker."""
