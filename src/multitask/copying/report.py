@@ -141,7 +141,8 @@ def progress_text(progress: Progress) -> str:
         f"{size_text(progress.rate)}/s",
     ]
     if progress.seconds_left is not None and progress.counted:
-        parts.append(f"{time_text(max(round(progress.seconds_left), 1))} left")
+        left = max(round(progress.seconds_left), 1)
+        parts.append(f"{left} s left" if left < 60 else f"{time_text(left)} left")
     if progress.failed:
         parts.append(f"{progress.failed:,} failed")
     return ", ".join(parts)

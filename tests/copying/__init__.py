@@ -1,0 +1,1 @@
+"""Tests of copying, from the pure plan to real folders."""
