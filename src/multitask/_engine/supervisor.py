@@ -81,6 +81,7 @@ class Supervisor:
             self._give_up(error)
             raise
         finally:
+            self._core.dispose()
             self._on_end()
 
     def _handle(self, event: Event) -> None:
@@ -184,17 +185,18 @@ class Supervisor:
         self._again_or(task, error)
 
     def _sent(self, task: Any, wid: int) -> None:
-        self._at(monotonic() + task._options.timeout, lambda: self._check_time(task))
+        # One timer per task, however often it is moved from worker to worker before it starts.
+        if "_timer" not in task.__dict__:
+            task.__dict__["_timer"] = True
+            self._at(monotonic() + task._options.timeout, lambda: self._check_time(task))
 
     def _check_time(self, task: Any) -> None:
         if task._settled:
             return
         started = self._core.started(task)
         timeout = task._options.timeout
-        if started is None:
-            # Not begun: still behind another one (look again later) or back in line (being sent arms a timer anew).
-            if self._core.running(task) or self._waits_in_lane(task):
-                self._at(monotonic() + timeout, lambda: self._check_time(task))
+        if started is None:  # not begun: it cannot be late sooner than this
+            self._at(monotonic() + timeout, lambda: self._check_time(task))
             return
         if monotonic() < started + timeout:
             self._at(started + timeout, lambda: self._check_time(task))
@@ -208,9 +210,6 @@ class Supervisor:
         if self._tries(task) > task._options.retries:
             self._core.settle(task, FINISHED, False, hand.cause)
         self._staff.kill(hand)
-
-    def _waits_in_lane(self, task: Any) -> bool:
-        return bool(getattr(task, "_handed", True))
 
     def _post(self, message: tuple[Any, ...]) -> None:
         verb = message[0]

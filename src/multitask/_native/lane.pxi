@@ -164,7 +164,7 @@ cdef class Lane:
             when = mt_load64(&self.m.note_ns)
             if not when:
                 return None
-            text = PyBytes_FromStringAndSize(self.m.note, min(self.m.note_length, MT_NOTE_BYTES))
+            text = PyBytes_FromStringAndSize(self.m.note, min(self.m.note_length, <uint32_t> MT_NOTE_BYTES))
             mt_fence()
             if mt_load64(&self.m.note_seq) == before:
                 return text.decode("utf-8", "replace"), (mt_now_ns() - when) / 1e9

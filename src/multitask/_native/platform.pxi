@@ -104,6 +104,7 @@ cdef extern from *:
     #include <sys/eventfd.h>
     #include <sys/mman.h>
     static inline PyObject *mt_new(PyTypeObject *type, PyObject *empty) { return type->tp_new(type, empty, NULL); }
+    static inline PyObject *mt_frame_code(PyFrameObject *frame) { return (PyObject *) PyFrame_GetCode(frame); }
     /* Is the weak reference `ref` one to `object`, still alive? */
     static inline int mt_weak_is(PyObject *ref, PyObject *object) {
     #if PY_VERSION_HEX >= 0x030D0000
@@ -123,7 +124,7 @@ cdef extern from *:
     ctypedef struct PyFrameObject
     PyFrameObject *PyEval_GetFrame()
     PyFrameObject *PyFrame_GetBack(PyFrameObject *frame)
-    PyObject *PyFrame_GetCode(PyFrameObject *frame)
+    PyObject *mt_frame_code(PyFrameObject *frame)
     int PyFrame_GetLasti(PyFrameObject *frame)
     ctypedef union epoll_data_t:
         uint64_t u64

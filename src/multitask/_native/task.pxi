@@ -192,7 +192,7 @@ cdef class Basket:
     cdef readonly object ready       # deque of settled members, when there is no parent
     cdef readonly list members       # in order of submission, when there is a parent
     cdef TaskBase parent
-    cdef readonly Py_ssize_t total
+    cdef Py_ssize_t expected   # -1: not known yet
     cdef readonly Py_ssize_t settled
     cdef bint failed
     cdef NativeCore core
@@ -201,19 +201,25 @@ cdef class Basket:
 
     def __init__(self, core, total=None, parent=None):
         self.core = core
-        self.total = -1 if total is None else total
+        self.expected = -1 if total is None else total
         self.parent = parent
         self.members = []
         self.arrived = []
         self.ready = Ready(self)
 
-    def _expect(self, total):
-        self.total = total
+    @property
+    def total(self):
+        """How many members there will be; None while that is not known."""
+        return None if self.expected < 0 else self.expected
+
+    @total.setter
+    def total(self, total):
+        self.expected = -1 if total is None else total
 
     cdef bint something(self) noexcept:
         if self.parent is not None:
             return self.parent.status != S_PENDING
-        return PyList_GET_SIZE(self.arrived) > 0 or (self.total >= 0 and self.settled >= self.total)
+        return PyList_GET_SIZE(self.arrived) > 0 or (self.expected >= 0 and self.settled >= self.expected)
 
 
 cdef class Ready:

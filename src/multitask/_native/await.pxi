@@ -1,0 +1,204 @@
+# Waiting for tasks: one caller at a time leads, that is, collects for all while it waits; the others follow.
+
+cdef enum:
+    BUSY_BATCH = 8       # a collection that found so many is followed by a nap instead of a sleep
+    NAP_MS = 1
+
+
+cdef class Waiter(Submitter):
+    """What a thread runs that waits for a task, takes one back or asks about one."""
+
+    def wait(self, target, timeout=None):
+        """Block until *target* (a task or a basket) has something; False when *timeout* seconds have passed first."""
+        cdef int64_t end = -1
+        if reached(target):
+            return True
+        if timeout is not None:
+            end = <int64_t> mt_now_ns() + <int64_t> (max(0.0, min(float(timeout), 9e9)) * 1e9)
+        if self.leader or self.closed and self.inherited:
+            return self.follow(target, end)
+        self.leader = 1
+        try:
+            return self.lead(target, end)
+        finally:
+            self.leader = 0
+            mt_store32(&self.page.word, MT_MANAGER)
+            mt_fence()
+            if self.something() or self.for_manager():
+                if mt_cas32(&self.page.word, MT_MANAGER, MT_AWAKE):
+                    pass
+                self.ring_manager()
+
+    cdef bint lead(self, target, int64_t end) except -1:
+        cdef int64_t left = -1
+        cdef int found
+        cdef uint64_t spin_end
+        mt_store32(&self.page.word, MT_AWAKE)
+        while True:
+            if self.collecting:
+                with nogil:
+                    sched_yield()
+                PyErr_CheckSignals()
+                continue
+            found = self.collect_and_tell()
+            if reached(target):
+                return True
+            PyErr_CheckSignals()
+            if end >= 0:
+                left = end - <int64_t> mt_now_ns()
+                if left <= 0:
+                    return False
+            if found >= BUSY_BATCH:
+                self.pause(30000)
+                continue
+            if self.spin():
+                continue
+            mt_store32(&self.page.word, MT_CALLER)
+            mt_fence()
+            if self.something() or reached(target):
+                mt_store32(&self.page.word, MT_AWAKE)
+                continue
+            with nogil:
+                mt_futex_wait(&self.page.word, MT_CALLER, left)
+            mt_store32(&self.page.word, MT_AWAKE)
+        return False
+
+    cdef bint spin(self) except -1:
+        """Look for replies for a short while without the GIL. Lanes are only dropped with the GIL held, so keep them."""
+        cdef mt_slot *slots[16]
+        cdef uint64_t wanted[16]
+        cdef int n = 0, i
+        cdef bint got = False
+        cdef uint64_t end
+        cdef Lane lane
+        if self.caller_spin_ns == 0:
+            return False
+        keep = list(self.lanes)
+        for lane in keep:
+            if n < 16:
+                slots[n] = mt_slot_of(&lane.m.replies, lane.reply_seq)
+                wanted[n] = (lane.reply_seq << 3) | MT_READY
+                n += 1
+        with nogil:
+            end = mt_now_ns() + self.caller_spin_ns
+            while not got and mt_now_ns() < end:
+                for i in range(n):
+                    if mt_load64(<a64 *> slots[i]) == wanted[i]:
+                        got = True
+                        break
+                mt_relax()
+        return got
+
+    cdef int pause(self, int64_t ns) except -1:
+        # Results stream in: let some gather instead of waking for each.
+        with nogil:
+            nap(ns)
+        return 0
+
+    cdef bint follow(self, target, int64_t end) except -1:
+        """Somebody else collects: sleep on the target itself."""
+        if isinstance(target, TaskBase):
+            condition = (<TaskBase> target)._condition
+        else:
+            if (<Basket> target).condition is None:
+                (<Basket> target).condition = Condition()
+            condition = (<Basket> target).condition
+        with condition:
+            while not reached(target):
+                if end < 0:
+                    condition.wait()
+                elif end <= <int64_t> mt_now_ns() or not condition.wait((end - <int64_t> mt_now_ns()) / 1e9):
+                    return bool(reached(target))
+        return True
+
+    def withdraw(self, TaskBase task):
+        """0: already settled; 1: it had not started and is cancelled now; 2: it runs."""
+        cdef Lane lane
+        gone = CancelledError()      # made first: from here on nothing allocates
+        if task.status != S_PENDING or task.decided:
+            return 0
+        if task.wid == NOWHERE and self.waits_to_retry(task):
+            self.settle_now(task, S_CANCELLED, V_ERROR, gone)
+        elif task.wid == IN_LINE:
+            self.waiting -= 1
+            self.settle_now(task, S_CANCELLED, V_ERROR, gone)
+        elif task.wid >= 0:
+            lane = <Lane> self.by_wid[task.wid]
+            if not mt_revoke(&lane.m.requests, task.seq):
+                self.collect_and_tell()
+                return 0 if task.status != S_PENDING or task.decided else 2
+            lane.inflight[task.seq & (MT_SLOTS - 1)] = NULL
+            lane.count -= 1
+            self.settle_now(task, S_CANCELLED, V_ERROR, gone)
+            raw_decref(<PyObject *> task)
+            self.collect()
+        else:
+            return 2
+        if self.for_manager():
+            self.ring_manager()
+        return 1
+
+    cdef bint waits_to_retry(self, TaskBase task):
+        return task.retrying or task.kind == V_GROUP
+
+    def running(self, TaskBase task):
+        """Has a worker started it and not yet published its result?"""
+        cdef int state
+        if task.wid < 0:
+            return False
+        state = mt_state(&(<Lane> self.by_wid[task.wid]).m.requests, task.seq)
+        return state in (MT_TAKEN, MT_CONDEMNED)
+
+    def counts(self):
+        """(waiting in line, handed to workers, busy workers)"""
+        cdef Lane lane
+        cdef int handed = 0, busy = 0
+        for lane in self.lanes:
+            handed += lane.count
+            busy += lane.count > 0
+        return self.waiting, handed, busy
+
+    def group(self, total):
+        """A task that is settled once *total* members of the basket are: ``(task, basket)``."""
+        cdef TaskBase task = <TaskBase> mt_new(<PyTypeObject *> self.task_class, EMPTY)
+        task.core = self
+        task.wid = NOWHERE
+        note_site(task)
+        basket = Basket(self, total, task)
+        if total == 0:
+            self.unfinished += 1
+            self.settle_now(task, S_FINISHED, V_OBJECT, [])
+        return task, basket
+
+    def post(self, obj):
+        """Hand *obj* to the manager thread."""
+        self.posts.append(obj)
+        self.ring_manager()
+
+    def load(self, packed):
+        """The object in a packed parcel."""
+        stream, buffers = unpack(packed)
+        return self.encoder.load(Parcel(stream, buffers))
+
+    def load_error(self, packed):
+        """The exception in a packed parcel; never raises."""
+        stream, buffers = unpack(packed)
+        return self.encoder.load_error(Parcel(stream, buffers))
+
+
+cdef inline bint reached(object target) noexcept:
+    if isinstance(target, TaskBase):
+        return (<TaskBase> target).status != S_PENDING
+    return (<Basket> target).something()
+
+
+cdef extern from *:
+    """
+    #include <sched.h>
+    static inline void nap(int64_t ns) {
+        struct timespec t = {ns / 1000000000, ns % 1000000000};
+        nanosleep(&t, NULL);
+    }
+    """
+    int sched_yield() nogil
+    void nap(int64_t ns) nogil
