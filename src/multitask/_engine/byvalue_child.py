@@ -1,0 +1,258 @@
+"""The worker's side: one ``__main__`` namespace, definitions built when first used, results written.
+
+Owner: the worker's task loop; nobody else calls into a Decoder.
+Rule: ``define`` only stores. What it stored is built and bound by the next ``function`` or ``load``, so an
+import that hangs or a class that kills the worker counts as part of the task that needed it.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from types import CellType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from multitask._engine import byvalue
+from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, homes
+from multitask._engine.byvalue_classes import arrived, reduce_class
+from multitask._engine.byvalue_graph import Parcel
+from multitask._engine.byvalue_missing import make_missing
+from multitask._engine.byvalue_pickle import ValuePickler, is_plain, learn_lazily_imported, pickled_somehow
+
+if TYPE_CHECKING:
+    from multitask._engine.byvalue_snapshot import Snapshot
+    from multitask._engine.wire import Encoder
+
+
+class Decoder:
+    """Reads functions and arguments in a worker and writes its results and errors.
+
+    ``inherited`` is the parent's encoder where the worker was forked from it.
+    """
+
+    def __init__(self, space: int, inherited: Encoder | None = None) -> None:
+        self.space = space
+        self.up = int.from_bytes(os.urandom(7), "little")  # names what is born in this worker
+        self._snapshot: Snapshot | None = None if inherited is None else inherited.definitions.snapshot
+        self._objects: dict[int, Any] = {}
+        self._numbers: dict[int, int] = {}  # id of an object in _objects -> its number
+        self._unbuilt: dict[int, Parcel] = {}
+        self._cells: dict[int, CellType] = {}
+        self._pending: list[tuple[str, Parcel]] = []
+        self._shipped: dict[str, object] = {}  # what was bound by us, by key
+        self._spaces: dict[str, dict[str, Any]] = {}
+        self._born: dict[int, tuple[weakref.ref[type], int]] = {}
+        self._births = 0
+        self._namespaces = Namespaces()
+        self._old_main: ModuleType | None = None
+
+    def install(self) -> None:
+        """Give this process the ``__main__`` that by-value functions share; a forked one keeps what it has."""
+        homes[self.space] = self
+        homes[self.up] = self
+        if self._snapshot is None:
+            self._old_main = sys.modules.get("__main__")  # its code may still be running
+            main = ModuleType("__main__")
+            main.__dict__["__builtins__"] = sys.modules["builtins"]
+            sys.modules["__main__"] = main
+        else:
+            # What stands there unchanged since the fork counts as sent by the parent.
+            self._shipped.update(byvalue.main_namespace())
+
+    # --- what the parent sends --------------------------------------------------------------------------------------
+
+    def define(self, number: int, name: str | None, parcel: Parcel) -> None:
+        """Take a definition (*name* is None) or the binding of a global. Never raises, runs no user code."""
+        if name is None:
+            self._unbuilt[number] = parcel
+        else:
+            self._pending.append((name, parcel))
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Drop definitions that no task can refer to any more."""
+        for number in ids:
+            self._unbuilt.pop(number, None)
+            self._cells.pop(number, None)
+            thing = self._objects.pop(number, None)
+            if thing is not None:
+                self._numbers.pop(id(thing), None)
+
+    def function(self, number: int) -> Callable[..., Any]:
+        """The function defined under *number*. Raises CannotTravel when it cannot be rebuilt here."""
+        if self._pending:
+            self._bind()
+        found = self._objects.get(number, ABSENT)
+        if found is ABSENT:
+            try:
+                found = self.resolve(number)
+            except Exception as error:
+                raise cannot_rebuild("the function", error) from error
+        return found  # type: ignore[no-any-return]
+
+    def load(self, parcel: Parcel) -> object:
+        """The payload in *parcel*. Raises CannotTravel when it cannot be rebuilt here."""
+        if self._pending:
+            self._bind()
+        try:
+            return loads(parcel)
+        except Exception as error:
+            raise cannot_rebuild("an argument", error) from error
+
+    def _bind(self) -> None:
+        pending, self._pending = self._pending, []
+        for key, parcel in pending:
+            space_key, _, name = key.rpartition(".") if key.startswith("#") else ("", "", key)
+            space = self.namespace(space_key)
+            current = space.get(name, ABSENT)
+            if current is not ABSENT and current is not self._shipped.get(key, ABSENT):
+                continue  # the worker has set it itself
+            try:
+                value = loads(parcel)
+            except Exception as error:
+                value = make_missing(f"global {name!r}", f"{type(error).__name__}: {error}")
+            space[name] = self._shipped[key] = value
+
+    # --- how pickles name what is here (Home) -----------------------------------------------------------------------
+
+    def resolve(self, number: int) -> object:
+        found = self._objects.get(number, ABSENT)
+        if found is not ABSENT:
+            return found
+        parcel = self._unbuilt.get(number)
+        if parcel is None:
+            raise LookupError(f"definition {number} was not sent to this worker")
+        try:
+            found = self.adopt(number, loads(parcel))
+        except BaseException:
+            half = self._objects.pop(number, None)  # the next use tries again and says the same
+            self._numbers.pop(id(half), None)
+            raise
+        self._unbuilt.pop(number, None)
+        return found
+
+    def known(self, number: int) -> object:
+        return self._objects.get(number, ABSENT)
+
+    def adopt(self, number: int, made: object) -> object:
+        made = self._objects.setdefault(number, made)
+        self._numbers[id(made)] = number
+        return made
+
+    def cell(self, number: int) -> CellType:
+        return self._cells.setdefault(number, CellType())
+
+    def namespace(self, key: str) -> dict[str, Any]:
+        if not key:
+            return byvalue.main_namespace()
+        if key.startswith("@"):
+            return self._namespaces.find(key)
+        space = self._spaces.get(key)
+        if space is None:
+            space = self._spaces[key] = {"__name__": "__main__", "__builtins__": sys.modules["builtins"]}
+        return space
+
+    def inherited(self, name: str) -> object:
+        assert self._snapshot is not None
+        return self._snapshot.find(name)
+
+    # --- what goes back ---------------------------------------------------------------------------------------------
+
+    def dump(self, obj: object) -> Parcel:
+        """A result as a parcel. Raises CannotTravel that names the path to what cannot travel."""
+        if is_plain(obj):
+            return Parcel(pickle.dumps(obj, PROTOCOL))
+        seen: list[object] = []
+        try:
+            data, buffers, _, _ = pickled_somehow(self, obj, seen=seen)
+        except Exception as error:
+            from multitask._engine.byvalue_paths import explanation, roots
+
+            raise explanation(roots(obj, "result"), seen, error) from error
+        return Parcel(data, buffers)
+
+    def dump_error(self, error: BaseException) -> Parcel:
+        """An error of the task as a parcel. Never fails, whatever the error is."""
+        from multitask._engine.byvalue_report import write_error
+
+        return write_error(error, self)
+
+    def write_function(self, pickler: ValuePickler, fn: FunctionType) -> Any:
+        if pickler.root is not None and pickler.root[0] is fn:
+            return self._inline(fn)
+        name = None if self._snapshot is None else self._snapshot.name(fn)
+        if name is not None:
+            return byvalue.inherited, (self.space, name)
+        number = self._number(fn)
+        if number is None:
+            return self._inline(fn)
+        # The parent may have dropped a lambda since: then it is rebuilt from what comes with the number.
+        data = pickled_somehow(self, fn, root=(fn, None), in_band=True)[0]
+        return revive, (self.space, number, data)
+
+    def _inline(self, fn: FunctionType) -> Any:
+        key = self._namespaces.key(fn.__globals__)
+        for own, space in self._spaces.items():
+            if space is fn.__globals__:
+                key = own
+        return byvalue.reduce_function(fn, self.space, None, key, fn.__closure__ or ())
+
+    def write_class(self, pickler: ValuePickler, cls: type) -> Any:
+        name = None if self._snapshot is None else self._snapshot.name(cls)
+        if name is not None:
+            return byvalue.inherited, (self.space, name)
+        number = self._number(cls)
+        if number is not None:
+            return byvalue.resolve, (self.space, number)
+        learn_lazily_imported()
+        return reduce_class(cls, self.up, self._birth_number(cls), {}, born=True)
+
+    def _birth_number(self, cls: type) -> int:
+        at = id(cls)
+        born = self._born.get(at)
+        if born is None or born[0]() is not cls:
+            self._births += 1
+            born = self._born[at] = (weakref.ref(cls, lambda _: self._born.pop(at, None)), self._births)
+            arrived[self.up, self._births] = cls
+        return born[1]
+
+    def write_object(self, pickler: ValuePickler, thing: Any, reduced: Callable[[Any], Any]) -> Any:
+        number = self._number(thing)
+        return reduced(thing) if number is None else (byvalue.resolve, (self.space, number))
+
+    def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
+        return byvalue.make_cell, (None, 0)
+
+    def _number(self, thing: object) -> int | None:
+        number = self._numbers.get(id(thing))
+        return number if number is not None and self._objects.get(number) is thing else None
+
+
+def loads(parcel: Parcel) -> Any:
+    """Unpickle; what was writable stays writable, also where the channel delivered bytes."""
+    data, buffers = parcel
+    if not buffers:
+        return pickle.loads(data)
+    return pickle.loads(data, buffers=[bytearray(b) if type(b) is bytes else b for b in buffers])
+
+
+def revive(space: int, number: int, data: bytes) -> object:
+    """The function that travelled under *number*, or, if it is gone here, a copy of it."""
+    try:
+        return byvalue.resolve(space, number)
+    except LookupError:
+        return pickle.loads(data)
+
+
+def cannot_rebuild(what: str, error: BaseException) -> Exception:
+    from multitask.errors import CannotTravel
+
+    if isinstance(error, CannotTravel):
+        return error
+    return CannotTravel(
+        f"{what} arrived but could not be rebuilt",
+        why=f"{type(error).__name__}: {error}",
+        fix="check its __reduce__, __setstate__ or __init__: they run again where it arrives",
+    )

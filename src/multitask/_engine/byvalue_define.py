@@ -1,0 +1,328 @@
+"""The parent's record of what travels by value: every definition and binding, with its number.
+
+Any thread may come here. The lock guards the tables only; pickling (which runs user code) happens outside
+of it, and when two threads write the same definition down, the first one counts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+from multitask._engine import byvalue
+from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, importable
+from multitask._engine.byvalue_classes import is_python_class, reduce_class
+from multitask._engine.byvalue_graph import (
+    Binding,
+    CellToken,
+    Closure,
+    Definition,
+    FunctionRef,
+    Kept,
+    Need,
+    Parcel,
+    Token,
+)
+from multitask._engine.byvalue_missing import make_missing
+from multitask._engine.byvalue_paths import explanation, roots
+from multitask._engine.byvalue_pickle import ValuePickler, learn_lazily_imported, pickled_somehow
+from multitask._engine.byvalue_snapshot import Read, Snapshot, functions_within, reads_of
+
+BIG_BYTES = 10 * 1024 * 1024
+_KEPT = 4096
+_CLASSES_KEPT = 1000
+
+
+def _to_stderr(text: str) -> None:
+    if sys.stderr is not None:
+        print(text, file=sys.stderr)
+
+
+class Definitions:
+    """Numbers and contents of functions, classes and globals of one pool; also the pool's home in this process."""
+
+    def __init__(self, space: int, snapshot: Mapping[str, object] | None) -> None:
+        self.space = space
+        self.note: Callable[[str], None] = _to_stderr
+        self.snapshot = None if snapshot is None else Snapshot(snapshot)
+        self.namespaces = Namespaces()
+        self.by_object: dict[int, Definition] = {}
+        self.dead: deque[int] = deque()  # numbers that nobody can need any more
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._by_number: weakref.WeakValueDictionary[int, Definition] = weakref.WeakValueDictionary()
+        self._cells: dict[int, weakref.ref[CellToken]] = {}
+        self._bindings: dict[str, Binding] = {}
+        self._classes: deque[type] = deque(maxlen=_CLASSES_KEPT)
+        self._fallen: deque[int] = deque()  # ids of objects that died
+        self._noted: set[str] = set()
+        self._limit = _KEPT
+
+    # --- definitions ------------------------------------------------------------------------------------------------
+
+    def define(self, subject: Any) -> Definition:
+        """The definition of *subject* as it is now, with its number; its content may have to be written yet."""
+        definition = self.by_object.get(id(subject))
+        if definition is not None and definition.holds(subject):
+            return definition
+        if self._fallen:
+            self.sweep()
+        made = Definition(next(self._numbers), subject, self._fallen)
+        with self._lock:
+            known = self.by_object.get(id(subject))
+            if known is not None and known is not definition:
+                return known  # another thread was faster
+            self.by_object[id(subject)] = made
+            self._by_number[made.number] = made
+            if isinstance(subject, type):
+                # Instances come back after the last reference here may have gone.
+                self._classes.append(subject)
+        if len(self.by_object) > self._limit:
+            self._evict()
+        return made
+
+    def build(self, definition: Definition) -> None:
+        """Write the content down, once."""
+        if definition.built is not None:
+            return
+        subject: Any = definition.fresh
+        if subject is None:  # another thread has just finished
+            return
+        data, buffers, found = self._written(definition, subject)
+        parcel = Kept(data, buffers)
+        parcel.token = token = Token(definition.number, self.dead, tuple(definition.cells))
+        with self._lock:
+            if definition.built is None:
+                definition.deps = tuple(found)
+                definition.built = (definition.number, None, parcel)
+            else:
+                token.number = 0
+        definition.fresh = None
+
+    def _written(self, definition: Definition, subject: Any) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
+        name = None if self.snapshot is None else self.snapshot.name(subject)
+        if name is not None:
+            within = [reads_of(fn, self.namespaces.key(fn.__globals__)) for fn in functions_within(subject)]
+            definition.reads = tuple([read for reads in within for read in reads])
+            return self._by_name(name), (), []
+        if type(subject) is FunctionType:
+            if not importable(subject):
+                definition.reads = self._reads(subject)
+        elif isinstance(subject, type):
+            learn_lazily_imported()
+            if is_python_class(subject) and not importable(subject):
+                return self._written_class(subject, definition)
+        return self.pickled(subject, _title(subject), definition)[:3]
+
+    def _written_class(self, cls: type, definition: Definition) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
+        try:
+            return self.pickled(cls, _title(cls), definition)[:3]
+        except Exception:
+            replaced: dict[str, object] = {}
+            for name, value in cls.__dict__.items():
+                if name.startswith("__") and name.endswith("__"):
+                    continue
+                try:
+                    pickled_somehow(self, value)
+                except Exception as error:
+                    replaced[name] = make_missing(f"{cls.__qualname__}.{name}", f"{type(error).__name__}: {error}")
+            return self.pickled(cls, _title(cls), definition, replaced)[:3]
+
+    def _reads(self, fn: FunctionType) -> tuple[Read, ...]:
+        return reads_of(fn, self.namespaces.key(fn.__globals__))
+
+    def _by_name(self, name: str) -> bytes:
+        return pickle.dumps(_Inherited(self.space, name), PROTOCOL)
+
+    def pickled(
+        self, obj: object, title: str, definition: Definition | None = None, replaced: dict[str, object] | None = None
+    ) -> tuple[bytes, tuple[Any, ...], list[Definition], ValuePickler]:
+        """*obj* as a pickle; raises CannotTravel that names the path to what failed, starting with *title*."""
+        seen: list[object] = []
+        root = None if definition is None else (obj, definition)
+        try:
+            return pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen)
+        except Exception as error:
+            raise explanation(roots(obj, title), seen, error) from error
+
+    # --- bindings ---------------------------------------------------------------------------------------------------
+
+    def binding(self, key: str, name: str, value: object) -> Binding:
+        """The binding of global *name* to *value*; a stand-in for the value where it cannot travel."""
+        known = self._bindings.get(key)
+        if known is not None and known.value is value:
+            return known
+        if self.snapshot is not None and self.snapshot.holds(key, value):
+            deps = (self.define(value),) if self.snapshot.name(value) is not None else ()
+            return self._bind(key, value, Parcel(self._by_name(key)), deps, False)
+        learn_lazily_imported()
+        try:
+            data, buffers, found, _ = self.pickled(value, f"global {name!r}")
+        except Exception as error:
+            return self._bind_missing(key, name, value, error)
+        size = len(data) + sum([buffer.nbytes for buffer in buffers])
+        if size > BIG_BYTES and name not in self._noted:
+            self._noted.add(name)
+            self.note(
+                f"multitask: the global {name!r} ({size / 1e6:.0f} MB) is carried to each worker once; "
+                "changes made to it in place are not seen there"
+            )
+        return self._bind(key, value, Parcel(data, buffers), tuple(found), False)
+
+    def give_up(self, key: str, name: str, binding: Binding, error: BaseException) -> Binding:
+        """Bind a stand-in for a global that needs something which cannot travel."""
+        return self._bind_missing(key, name, binding.value, error)
+
+    def _bind_missing(self, key: str, name: str, value: object, error: BaseException) -> Binding:
+        what = getattr(error, "what", None) or f"{type(error).__name__}: {error}"
+        why = getattr(error, "why", None)
+        missing = make_missing(f"global {name!r}", f"{what}: {why}" if why else what)
+        return self._bind(key, value, Parcel(pickle.dumps(missing, PROTOCOL)), (), True)
+
+    def _bind(self, key: str, value: object, parcel: Parcel, deps: tuple[Definition, ...], missing: bool) -> Binding:
+        binding = Binding(value, (next(self._numbers), key, parcel), deps, missing)
+        with self._lock:
+            self._bindings[key] = binding
+        return binding
+
+    # --- references -------------------------------------------------------------------------------------------------
+
+    def ref(self, definition: Definition) -> FunctionRef:
+        """What a task needs in order to use *definition*; made anew when a global or a closure has changed."""
+        ref = definition.ref
+        if ref is not None and ref.valid():
+            return ref
+        subject = definition.subject() or definition.fresh
+        for _ in range(5):  # more often only if other threads keep changing the closures
+            closure = Closure(self, [definition])
+            by_reference = importable(subject) if hasattr(subject, "__qualname__") else False
+            ref = FunctionRef(definition, closure.needs, None if by_reference else closure.checks)
+            stale, keys = closure.stale()
+            if not stale:
+                break
+            with self._lock:
+                for at, old in list(self.by_object.items()):
+                    if old.number in stale:
+                        del self.by_object[at]
+                for key in keys:
+                    self._bindings.pop(key, None)
+            definition = self.define(subject)
+        assert ref is not None
+        definition.ref = ref
+        return ref
+
+    def needs(self, found: list[Definition]) -> tuple[Need, ...]:
+        """What a payload needs that refers to the definitions *found*."""
+        different = dict.fromkeys(found)
+        if len(different) == 1:
+            return self.ref(found[0]).needs
+        needs = {need[0]: need for definition in different for need in self.ref(definition).needs}
+        return tuple(needs.values())
+
+    # --- forgetting -------------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Drop the definitions of objects that died."""
+        while True:
+            try:
+                at = self._fallen.popleft()
+            except IndexError:
+                return
+            with self._lock:
+                definition = self.by_object.get(at)
+                if definition is not None and definition.subject() is None:
+                    del self.by_object[at]
+
+    def _evict(self) -> None:
+        """Drop the older half of the functions (cycles may keep them alive here); used again, they travel anew."""
+        with self._lock:
+            functions = [at for at, d in self.by_object.items() if type(d.subject()) in (FunctionType, type(None))]
+            gone = [self.by_object.pop(at) for at in functions[: len(functions) // 2]]
+            self._limit = max(_KEPT, 2 * len(self.by_object))
+            for at, token in list(self._cells.items()):
+                if token() is None:
+                    del self._cells[at]
+        del gone  # outside of the lock: finalizers are user code
+
+    # --- how the pickler writes what travels by value (Traveller) ---------------------------------------------------
+
+    def write_function(self, pickler: ValuePickler, fn: FunctionType) -> Any:
+        if pickler.root is not None and pickler.root[0] is fn:
+            definition: Definition = pickler.root[1]
+            key = self.namespaces.key(fn.__globals__)
+            return byvalue.reduce_function(fn, self.space, definition.number, key, fn.__closure__ or ())
+        return self._refer(pickler, fn)
+
+    def write_class(self, pickler: ValuePickler, cls: type) -> Any:
+        if pickler.root is not None and pickler.root[0] is cls:
+            return reduce_class(cls, self.space, pickler.root[1].number, pickler.replaced)
+        return self._refer(pickler, cls)
+
+    def write_object(self, pickler: ValuePickler, thing: Any, reduced: Callable[[Any], Any]) -> Any:
+        if pickler.root is not None and pickler.root[0] is thing:
+            return reduced(thing)
+        return self._refer(pickler, thing)
+
+    def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
+        content = byvalue.cell_content(cell)
+        reference = self._cells.get(id(cell))
+        token = None if reference is None else reference()
+        if token is None or token.cell is not cell or not token.same(content):
+            token = CellToken(next(self._numbers), self.dead, cell, content)
+            with self._lock:
+                self._cells[id(cell)] = weakref.ref(token)
+        if pickler.root is not None:
+            pickler.root[1].cells.append(token)
+        return byvalue.make_cell, (self.space, token.number)
+
+    def _refer(self, pickler: ValuePickler, thing: Any) -> Any:
+        definition = self.define(thing)
+        pickler.found.append(definition)
+        return byvalue.resolve, (self.space, definition.number)
+
+    # --- how results name what is here (Home) -----------------------------------------------------------------------
+
+    def resolve(self, number: int) -> object:
+        definition = self._by_number.get(number)
+        subject = None if definition is None else definition.subject()
+        if subject is None:
+            raise LookupError("the class or function that it refers to is gone from the submitting process")
+        return subject
+
+    def known(self, number: int) -> object:
+        return ABSENT
+
+    def adopt(self, number: int, made: object) -> object:
+        return made
+
+    def cell(self, number: int) -> CellType:
+        return CellType()
+
+    def namespace(self, key: str) -> dict[str, Any]:
+        return self.namespaces.find(key)
+
+    def inherited(self, name: str) -> object:
+        assert self.snapshot is not None
+        return self.snapshot.find(name)
+
+
+class _Inherited:
+    """Pickles as a call of ``inherited(space, name)``."""
+
+    def __init__(self, space: int, name: str) -> None:
+        self.told = (space, name)
+
+    def __reduce__(self) -> Any:
+        return byvalue.inherited, self.told
+
+
+def _title(subject: Any) -> str:
+    name = getattr(subject, "__qualname__", None) or repr(subject)
+    return f"class {name}" if isinstance(subject, type) else f"function {name}"

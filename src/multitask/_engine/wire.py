@@ -1,0 +1,134 @@
+"""How functions, arguments, results and errors are written for the other process, and read there.
+
+The Encoder lives in the process that submits (one per pool, any thread), the Decoder in each worker (its
+task loop only), Known on the parent's side of each worker. The protocol between them stands in WIRE.md.
+
+Rule: no user code (``__reduce__``, ``__getstate__``, metaclasses) runs while a lock of this module is held.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from types import FunctionType
+from typing import Any
+
+from multitask._engine.byvalue import ABSENT, PROTOCOL, homes, is_plain_builtin
+from multitask._engine.byvalue_child import Decoder, cannot_rebuild, loads
+from multitask._engine.byvalue_define import Definitions
+from multitask._engine.byvalue_graph import FunctionRef, Need, Parcel
+from multitask._engine.byvalue_paths import explanation, roots
+from multitask._engine.byvalue_pickle import CACHED_TYPE, is_plain
+
+__all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
+
+
+class Known:
+    """What one worker has: its definitions, and which value of each global was bound there last."""
+
+    __slots__ = ("_bound", "_definitions", "_last")
+
+    def __init__(self) -> None:
+        self._definitions: set[int] = set()
+        self._bound: dict[str, int] = {}
+        self._last: object = None
+
+    def missing(self, needs: tuple[Need, ...]) -> list[Need]:
+        """The needs to send before a task that has them; they count as sent from here on."""
+        if needs is self._last:
+            return []
+        self._last = needs
+        out = []
+        for need in needs:
+            number, name, _ = need
+            if name is None:
+                if number in self._definitions:
+                    continue
+                self._definitions.add(number)
+            else:
+                if self._bound.get(name) == number:
+                    continue
+                self._bound[name] = number
+            out.append(need)
+        return out
+
+    def forget(self, ids: Iterable[int]) -> list[int]:
+        """Those of *ids* that the worker has, and no longer will."""
+        ours = [number for number in ids if number in self._definitions]
+        self._definitions.difference_update(ours)
+        return ours
+
+
+class Encoder:
+    """Writes functions and arguments for the workers of one pool, and reads their results.
+
+    ``snapshot`` is ``dict(__main__.__dict__)`` as it is when the workers are forked: what is in there and
+    unchanged goes by reference. Any thread may use it.
+    """
+
+    def __init__(self, snapshot: Mapping[str, object] | None = None) -> None:
+        self.space = int.from_bytes(os.urandom(7), "little")
+        self.definitions = Definitions(self.space, snapshot)
+        self._by_object = self.definitions.by_object
+        homes[self.space] = self.definitions
+
+    @property
+    def note(self) -> Callable[[str], None]:
+        """Called with a line for the user, for example on a big global; prints to stderr unless set."""
+        return self.definitions.note
+
+    @note.setter
+    def note(self, call: Callable[[str], None]) -> None:
+        self.definitions.note = call
+
+    def function(self, fn: Any) -> FunctionRef | None:
+        """The reference under which tasks call *fn*; None: it has to travel inside the payload. Never raises."""
+        definition = self._by_object.get(id(fn))
+        if definition is not None:
+            ref = definition.ref
+            if ref is not None and ref.subject() is fn and ref.valid():
+                return ref
+        kind = type(fn)
+        cacheable = kind is FunctionType or kind is CACHED_TYPE or isinstance(fn, type) or is_plain_builtin(fn)
+        if not cacheable:
+            return None
+        try:
+            return self.definitions.ref(self.definitions.define(fn))
+        except Exception:  # dump() of the payload that holds it tells why
+            return None
+
+    def dump(self, obj: object) -> tuple[Parcel, tuple[Need, ...]]:
+        """*obj* as a parcel, and what a worker needs before it can read it. Raises CannotTravel with the path."""
+        if is_plain(obj):
+            return Parcel(pickle.dumps(obj, PROTOCOL)), ()
+        # The pickler keeps alive what only __reduce__ methods have made until that is written down too.
+        data, buffers, found, _pickler = self.definitions.pickled(obj, "args")
+        if not found:
+            return Parcel(data, buffers), ()
+        try:
+            return Parcel(data, buffers), self.definitions.needs(found)
+        except Exception as error:
+            raise explanation(roots(obj, "args"), [one.subject() for one in found], error) from error
+
+    def load(self, parcel: Parcel) -> object:
+        """The result in *parcel*; runs user code. Raises CannotTravel when it cannot be rebuilt."""
+        try:
+            return loads(parcel)
+        except Exception as error:
+            raise cannot_rebuild("the result", error) from error
+
+    def load_error(self, parcel: Parcel) -> BaseException:
+        """The worker's error, its traceback there chained as the cause. Never raises."""
+        from multitask._engine.byvalue_report import read_error
+
+        return read_error(parcel)
+
+    def take_dead(self) -> list[int]:
+        """Numbers that no task and no live function refers to any more: workers may forget them."""
+        self.definitions.sweep()
+        dead: list[int] = []
+        line = self.definitions.dead
+        while line:
+            dead.append(line.popleft())
+        return dead
