@@ -40,7 +40,7 @@ _ENUM_OWN = frozenset(
         "_flag_mask_",
         "_inverted_",
         "_order_",
-    }  # fmt: skip
+    }
 )
 _MEMBER_OWN = frozenset({"_name_", "_value_", "__objclass__", "_sort_order_", "_inverted_"})
 
