@@ -271,7 +271,7 @@ class Calls:
     ) -> Stream[Any]:
         pool = self._pool
         pool._check_running()
-        plan = Plan(ordered, chunksize, buffer, pool.processes)
+        plan = Plan(ordered, chunksize, buffer, pool.processes, pool.kind)
         flow = Flow(self._core, fn, self._options, iterable, plan)
         bar = open_progress(progress, call_name(fn), iterable)
         pool._flows.add(flow)

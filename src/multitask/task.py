@@ -11,7 +11,6 @@ the rest of a submit): ``_condition``, ``_waiters`` and ``_done_callbacks`` appe
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import weakref
 from collections.abc import Callable, Generator
@@ -187,6 +186,8 @@ class Task(concurrent.futures.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Await the result; cancelling the awaiting coroutine cancels the task, ``asyncio.shield`` leaves it."""
+        import asyncio  # 30 ms that most programs never need; whoever awaits has it already
+
         return asyncio.wrap_future(self).__await__()
 
     # --- what it looks like

@@ -8,7 +8,7 @@
 Rule: pulled - yielded <= buffer at any moment. An item counts as yielded when the consumer comes back for the
 next one: until then nobody can know that it has arrived.
 The feeder knows the Flow only, not the Stream, so that a Stream nobody uses any more is collected and ends it.
-Nobody holds ``changed`` while a user's iterator runs.
+Nobody holds ``changed`` while a user's iterator runs, except for ``kind="inline"``.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ def make_basket(core: Core) -> Any:
 class Plan:
     """How a stream is to run; checked here."""
 
-    __slots__ = ("buffer", "chunk", "ordered")
+    __slots__ = ("buffer", "chunk", "inline", "ordered")
 
-    def __init__(self, ordered: bool, chunk: int, buffer: int | None, processes: int) -> None:
+    def __init__(self, ordered: bool, chunk: int, buffer: int | None, processes: int, kind: str) -> None:
         if chunk < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunk}")
         if buffer is not None and buffer < 1:
             raise ValueError(f"buffer must be at least 1, not {buffer}: it is how many items are pulled ahead")
+        self.inline = kind == "inline"  # the caller does all the work, so it pulls too, one chunk at a time
+        if buffer is None and self.inline:
+            buffer = chunk
         if buffer is None:
             # Deep enough to keep the lanes full: about 64 calls wait in the lane of each worker.
             buffer = max(256, 128 * processes) if chunk == 1 else chunk * max(8, 4 * processes)
@@ -68,7 +71,8 @@ class Flow:
         self.core = core
         self.fn = fn
         self.options = options
-        self.inline = type(iterable) in BUILTIN
+        self.finite = type(iterable) in BUILTIN
+        self.inline = self.finite or plan.inline
         self.iterator: Iterator[Any] | None = iter(iterable)
         self.chunk = plan.chunk
         self.buffer = plan.buffer
@@ -82,6 +86,7 @@ class Flow:
         self.allowed = plan.buffer  # what `pulled` may come to
         self.finished = False  # nothing more will be submitted
         self.closed = False  # nobody wants the results
+        self.complained = False  # the consumer has got the error of a call
         self.error: BaseException | None = None  # what ended it; the consumer gets it after the results before it
         self.on_finish: Callable[[Flow], object] | None = None
 
@@ -172,9 +177,13 @@ class Flow:
         with self.changed:
             self.closed = True
             tasks = [*self.line, *self.unsettled]
+            if self.basket is not None:
+                tasks += self.basket.ready
         self.finish()
         for task in tasks:
             self.core.withdraw(task)
+            if self.complained:
+                task._asked = True  # the consumer left because of an error: the next ones are not worth a report
 
 
 def _feed(flow: Flow) -> None:
@@ -223,7 +232,7 @@ class Flows:
             first, self._closing = not self._closing, True
             flows = list(self._flows)
         for flow in flows:
-            if flow.inline:
+            if flow.finite:
                 flow.grant(EVERYTHING)
         if first and not flows:
             self._when_done()

@@ -67,6 +67,7 @@ class Stream(Iterator[T]):
                 self._rest = value
                 self._count(1)
                 return self._rest.pop()
+            self._flow.complained = True
             self._count(size)  # the items of a failed chunk share its fate
         self._fail(task, value)
 

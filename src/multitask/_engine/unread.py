@@ -9,9 +9,36 @@ from typing import TYPE_CHECKING, Any
 from multitask._engine.sites import site_text
 
 if TYPE_CHECKING:
+    from multitask._engine.callbacks import Callbacks
     from multitask._engine.core import Core
 
 LIMIT = 20  # blocks shown in full
+
+
+class Failures(list[Any]):
+    """Failed tasks that may still be asked for; a core's ``failures``.
+
+    Does not grow without end: those that have been asked for are cleared out as the list doubles. That happens on
+    the callback thread, since dropping the last reference to a task may run code of the user's.
+    """
+
+    def __init__(self, callbacks: Callbacks) -> None:
+        super().__init__()
+        self._callbacks = callbacks
+        self._limit = 1000
+
+    def append(self, task: Any) -> None:
+        """Called under the core's lock: runs nothing of the user's."""
+        super().append(task)
+        if len(self) >= self._limit:
+            self._limit *= 2
+            self._callbacks.later(self._clear_out)
+
+    def _clear_out(self) -> None:
+        # Only what stands in the list now is looked at; what others append meanwhile stays behind it.
+        count = len(self)
+        self[:count] = [task for task in self[:count] if not task._asked]
+        self._limit = max(1000, 2 * len(self))
 
 
 def report(core: Core, title: str = "multitask") -> int:
@@ -19,12 +46,9 @@ def report(core: Core, title: str = "multitask") -> int:
 
     Decodes the errors, which may run code of the user's: not for the manager thread.
     """
-    failures = core.failures
-    unread = []
-    while failures:
-        task = failures.pop(0)
-        if not task._asked:
-            unread.append(task)
+    failures = core.failures[:]
+    del core.failures[: len(failures)]
+    unread = [task for task in failures if not task._asked]
     if not unread:
         return 0
     lines = [_block(task, title) for task in unread[:LIMIT]]
