@@ -75,14 +75,14 @@ check: $(VENV)/.stamp-dev ## lint, format, types, layers, the docs and their exa
 	@echo "· mypy --strict"; $(BIN)/mypy
 	@echo "· layers, docs, examples"
 	@$(BIN)/python -m pytest -q tests/pure/test_layers.py tests/pure/test_docs_examples.py tests/pure/test_examples.py tests/pure/test_differences.py tests/pure/test_chapters.py
-	@echo "· mkdocs"; $(BIN)/mkdocs build --quiet --strict --site-dir build/site
+	@echo "· mkdocs"; NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir build/site
 
 format: $(VENV)/.stamp-dev ## let ruff put imports and layout right
 	@$(BIN)/ruff check --quiet --fix . || true
 	@$(BIN)/ruff format --quiet .
 
 docs: $(VENV)/.stamp-dev ## read the docs at http://127.0.0.1:8000
-	@$(BIN)/mkdocs serve
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 chapters: $(VENV)/.stamp-native ## the table of the 22 chapters: what exists
 	@$(BIN)/python tools/chapters.py

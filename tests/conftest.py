@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pytest
-
 import leftovers
+import pytest
 
 
 def pytest_report_header() -> list[str]:

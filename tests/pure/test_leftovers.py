@@ -6,9 +6,8 @@ import sys
 import threading
 from multiprocessing import shared_memory
 
-import pytest
-
 import leftovers
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,7 @@
 """The list of planted faults stays true: each still fits the sources, and its test exists."""
 
-import pytest
-
 import mutants
+import pytest
 import testids
 
 FAULTS = mutants.load()
