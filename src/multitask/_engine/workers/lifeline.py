@@ -24,6 +24,7 @@ except ImportError:  # a platform without it watches with a thread
     fcntl = None  # type: ignore[assignment]
 
 _ends: tuple[int, int] | None = None
+_armed = -1  # in a worker: its line
 
 
 def read_end() -> int:
@@ -54,6 +55,7 @@ def arm(fd: int) -> None:
 
     Takes *fd* over. The group dies too, where the platform can; elsewhere a thread does what it can.
     """
+    global _armed
     if fcntl is None or not hasattr(fcntl, "F_SETSIG") or not hasattr(signal, "SIGKILL"):
         _watch(fd)
         return
@@ -65,6 +67,9 @@ def arm(fd: int) -> None:
         _watch(fd)
         return
     os.close(fd)
+    if _armed >= 0:  # the fork server's own, inherited by this worker
+        os.close(_armed)
+    _armed = line
     fcntl.fcntl(line, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(line, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(line, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)

@@ -56,6 +56,17 @@ def _socket(fd: int) -> Iterator[socket.socket]:
         end.detach()
 
 
+def receive(end: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
+    """A message and up to *most* descriptors with it, close-on-exec (socket.recv_fds drops its flags)."""
+    found = array.array("i")
+    space = socket.CMSG_SPACE(most * found.itemsize)
+    content, notes, _, _ = end.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, data in notes:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) // found.itemsize * found.itemsize])
+    return content, list(found)
+
+
 class Server:
     """One running fork server. ``post`` may be called by any thread."""
 
@@ -131,7 +142,7 @@ class Line:
         """Wait for the worker: its pid and a pidfd."""
         try:
             with _socket(self._fd) as end:
-                content, rights, _, _ = socket.recv_fds(end, ANSWER.size, 1, socket.MSG_CMSG_CLOEXEC)
+                content, rights = receive(end, ANSWER.size, 1)
         except (TimeoutError, ConnectionError):
             raise ServerGone from None
         if len(content) < ANSWER.size:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from multitask._engine.workers import entry, forking, tree
-from multitask._engine.workers.server import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN
+from multitask._engine.workers.server import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
 
 _FIXED = 4  # the line, the order, descriptors 1 and 2 come before those for the worker
 
@@ -76,9 +76,7 @@ class Serving:
 
     def _take_request(self) -> None:
         try:
-            content, rights, _, _ = socket.recv_fds(
-                self._requests, 1, MOST_DESCRIPTORS + _FIXED, socket.MSG_CMSG_CLOEXEC
-            )
+            content, rights = receive(self._requests, 1, MOST_DESCRIPTORS + _FIXED)
         except OSError:
             content, rights = b"", []
         if not content:  # the parent gave us up; what still runs is served to its end
