@@ -140,7 +140,7 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
     from multitask._engine.portable import PortableCore
 
     encoder = _encoder(config) if config.kind == "process" else None
-    return PortableCore(encoder, policy=policy, task_type=config.task_class, callbacks=callbacks)
+    return PortableCore(encoder=encoder, policy=policy, task_type=config.task_class, callbacks=callbacks)
 
 
 SPIN_NS = 20_000  # how long a caller that waits looks at the lanes before it sleeps

@@ -36,3 +36,12 @@ def call_name(fn: Any) -> str:
     except Exception:
         return type(fn).__name__
     return str(name)
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_EXAMPLES = os.path.join(_PACKAGE, "examples") + os.sep
+
+
+def is_ours(filename: str) -> bool:
+    """Whether code of that file is this library's and not its user's."""
+    return filename.startswith(_PACKAGE) and not filename.startswith(_EXAMPLES)

@@ -86,8 +86,6 @@ cdef class Collector(Books):
             raw_decref(held)
             task.wid = NOWHERE
             if task.retrying and (kind == K_ERROR) and task.status == S_PENDING and not task.decided:
-                if task.payload is None:
-                    self.keep_payload(lane, task)
                 task.value = value
                 task.kind = value_kind
                 task.seq = lane.wid
@@ -96,10 +94,6 @@ cdef class Collector(Books):
                 self.settle_now(task, S_FINISHED, value_kind, value)
             return 0
         return self.take_word(lane, kind, value)
-
-    cdef int keep_payload(self, Lane lane, TaskBase task) except -1:
-        # The slot is DONE, and only this side ever writes over it.
-        return self.recover(lane, task)
 
     cdef int take_word(self, Lane lane, int kind, object value) except -1:
         if kind == K_HELLO:

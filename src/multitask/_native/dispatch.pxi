@@ -116,6 +116,9 @@ cdef class Books:
             if not self.tell(lane, entry.needs):
                 return 0
             lane.last_needs = entry.needs
+        # The worker may have given a slot back whose reply nobody has collected: its place in the books is still taken.
+        if lane.inflight[mt_load64(&ring.head) & (MT_SLOTS - 1)] != NULL:
+            return 0
         content = mt_reserve(ring, length, &slot)
         if content == NULL:
             return 0
@@ -131,7 +134,6 @@ cdef class Books:
         mt_store64(&slot.start_ns, 0)
         mt_store64(&slot.item, 0)
         seq = mt_commit(ring, slot)
-        raw_xdecref(lane.inflight[seq & (MT_SLOTS - 1)])
         Py_INCREF(task)
         lane.inflight[seq & (MT_SLOTS - 1)] = <PyObject *> task
         lane.count += 1

@@ -28,6 +28,7 @@ cdef enum:
 
 cdef class Definition:
     """Something a worker must know before a call: a function, a class, or the binding of a global."""
+    cdef object __weakref__
     cdef object id           # int, as a Python object for the tables
     cdef uint64_t number
     cdef object name         # str: a binding; None: a definition
@@ -44,7 +45,6 @@ cdef class FunctionEntry:
     cdef object code         # None: by reference, always the same
     cdef object defaults
     cdef bint simple         # nothing but code and defaults to look at
-    cdef tuple guards
 
     cdef bint valid(self, object fn):
         cdef PyObject *defaults
@@ -55,13 +55,7 @@ cdef class FunctionEntry:
             defaults = Py_None
         if PyFunction_GET_CODE(fn) != <PyObject *> self.code or defaults != <PyObject *> self.defaults:
             return False
-        return self.simple or self.valid_slowly()
-
-    cdef bint valid_slowly(self):
-        for space, name, expected in self.guards:
-            if PyDict_GetItemWithError(space, name) != <PyObject *> expected:
-                return False
-        return self.ref.valid()
+        return self.simple or <bint> self.ref.valid()
 
 
 cdef class Lane:

@@ -23,6 +23,9 @@ cdef class WorkerEnd:
         self.statm = -1
 
     def __init__(self, int memory, int sock, int page_fd, int bell):
+        global Parcel
+        from multitask._engine.wire import Parcel as parcel_class
+        Parcel = parcel_class
         cdef void *at = mmap(NULL, sizeof(mt_lane), PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0)
         if at == MAP_FAILED:
             PyErr_SetFromErrno(OSError)

@@ -117,7 +117,6 @@ cdef class Submitter(Collector):
         entry.ref = ref
         entry.code = ref.code
         entry.defaults = ref.defaults
-        entry.guards = tuple(ref.guards)
         entry.simple = not ref.guards and not ref.cells and ref.kwdefaults is None
         if len(self.entries) > 2000:
             self.entries = {key: e for key, e in self.entries.items() if (<FunctionEntry> e).weak() is not None}
@@ -166,6 +165,10 @@ cdef class Submitter(Collector):
         self.orders += 1
         if task.basket is not None and task.basket.parent is not None:
             PyList_Append(task.basket.members, task)
+        if plain and task.retrying:
+            # Kept for the next try: the bytes in the lane may be written over as soon as the call is done.
+            task.payload = PyBytes_FromStringAndSize(<char *> w.data, w.used)
+            plain = 0
         if self.waiting == 0 and not self.collecting:
             lane = self.pick()
             if lane is not None:
