@@ -142,7 +142,8 @@ class PortableCore:
                 number = 0
             else:
                 parcel, needs = encoder.dump((tuple(args), kwargs or {}))
-                number, needs = ref.id, (*ref.needs, *needs)
+                # The same object as before where possible: what a worker lacks is then quickly found out.
+                number, needs = ref.id, (*ref.needs, *needs) if needs else ref.needs
         except Exception as error:
             # Nobody else knows the task yet: these are plain stores. The rest follows when it leaves the inbox.
             task._value = error
@@ -163,34 +164,41 @@ class PortableCore:
     def withdraw(self, task: Any) -> int:
         """Take a task back that has not started; see the rules above."""
         answer = GONE
-        with self._lock:
-            # No calls in here: a signal handler would run inside the lock.
-            place = task._place
-            if task._status == PENDING:
-                if place == STARTED:
-                    answer = RUNNING
-                elif place in (NEW, WAITING, ASIDE):
-                    task._place = WITHDRAWN
-                    answer = TAKEN_BACK
-        if answer != RUNNING and task._status == PENDING:
-            self._settle_withdrawn(task)
+        try:
+            with self._lock:
+                # No calls in here: a signal handler would run inside the lock.
+                place = task._place
+                if task._status == PENDING:
+                    if place == STARTED:
+                        answer = RUNNING
+                    elif place in (NEW, WAITING, ASIDE):
+                        task._place = WITHDRAWN
+                        answer = TAKEN_BACK
+            if answer != RUNNING and task._status == PENDING:
+                self._settle_withdrawn(task)
+        except BaseException:
+            self._chores.append(task)
+            self._sleeper.ring()
+            raise
         return answer
 
     def _settle_withdrawn(self, task: Any) -> None:
         me = threading.get_ident()
         here = self._manager is None or me == self._manager or me != threading.main_thread().ident
         if here or self._lock._is_owned():  # type: ignore[attr-defined]
-            self.settle(task, CANCELLED, False, cancelled())
+            self._cancel(task)
             return
-        try:
-            self._chores.append(task)
-            self._ring()
-        except BaseException:
-            self._sleeper.ring()
-            raise
+        self._chores.append(task)
+        self._ring()
         if self._over:
             self._sweep()
         task._wait(None)
+
+    def _cancel(self, task: Any) -> None:
+        """Settle a task whose verdict is that it was withdrawn."""
+        with self._lock:
+            if task._place == WITHDRAWN:
+                self.settle(task, CANCELLED, False, cancelled())
 
     def wait(self, target: Any, timeout: float | None) -> bool:
         """Sleep until a Task is settled or a Basket has something; False when the time runs out first."""
@@ -241,7 +249,7 @@ class PortableCore:
 
     def _gather(self) -> None:
         while self._chores:
-            self.settle(self._chores.popleft(), CANCELLED, False, cancelled())
+            self._cancel(self._chores.popleft())
         self._lanes.gather()
 
     def watch(self, fd: int, wid: int) -> None:
@@ -272,8 +280,8 @@ class PortableCore:
     def requeue(self, task: Any, front: bool = False) -> None:
         """A task that failed or was lost waits again, unless it was withdrawn or settled meanwhile."""
         with self._lock:
-            if not task._settled:
-                self._ledger.requeue(task, front)
+            if not task._settled and not self._ledger.requeue(task, front):
+                self._cancel(task)
         self._lanes.wake()
 
     def settle(self, task: Any, status: int, ok: bool, value: object) -> None:
@@ -329,7 +337,8 @@ class PortableCore:
             task = inbox.popleft()
             self._entered += 1
             if task._status == PENDING:
-                self._ledger.submit(task)
+                if not self._ledger.submit(task):
+                    self._cancel(task)
             elif task._place == NEW:  # could not be encoded
                 task._place = DONE
                 task._after_settling()
@@ -338,7 +347,7 @@ class PortableCore:
     def _finish_orphans(self) -> None:
         """Settle withdrawn tasks whose caller was interrupted before it could say so; under the lock."""
         while self._ledger.orphans:
-            self.settle(self._ledger.orphans.pop(), CANCELLED, False, cancelled())
+            self._cancel(self._ledger.orphans.pop())
 
     def _replied(self, wid: int, task: Any, ok: bool, value: Any, raw: bool) -> None:
         """A worker's answer; under the lock."""

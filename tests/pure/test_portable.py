@@ -1,0 +1,656 @@
+"""PortableCore with pipes, its workers' ends driven by hand: what is sent when, and what is left after a death."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import selectors
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from multitask._engine.channels import kinds, pipe
+from multitask._engine.channels.frames import frame
+from multitask._engine.channels.pipe import ChildPipe
+from multitask._engine.core import CALL, CANCELLED, CHUNK, FINISHED, GONE, RUNNING, TAKEN_BACK, Options
+from multitask._engine.portable import PortableCore
+from multitask._engine.wire import Parcel
+from multitask.errors import PoolClosed
+from multitask.policies import Priority
+
+
+class Ref(NamedTuple):
+    id: int
+    needs: tuple[Any, ...]
+
+
+class Encoder:
+    """Pickles; the functions in ``known`` travel by number, with one definition each."""
+
+    def __init__(self) -> None:
+        self.known: dict[Any, int] = {}
+
+    def function(self, fn: Any) -> Ref | None:
+        number = self.known.get(fn)
+        return None if number is None else Ref(number, ((number, None, Parcel(pickle.dumps(fn))),))
+
+    def dump(self, obj: Any) -> tuple[Parcel, tuple[Any, ...]]:
+        buffers: list[Any] = []
+        data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
+        return Parcel(data, tuple(buffer.raw() for buffer in buffers)), ()
+
+    def load(self, parcel: Parcel) -> Any:
+        return pickle.loads(parcel.data, buffers=parcel.buffers)
+
+    def load_error(self, parcel: Parcel) -> BaseException:
+        error = pickle.loads(parcel.data)
+        assert isinstance(error, BaseException)
+        return error
+
+
+def packed(obj: Any) -> Parcel:
+    return Encoder().dump(obj)[0]
+
+
+class Bench:
+    """A core, its hand-driven worker ends, and the means to drive both from one thread."""
+
+    def __init__(self, **options: Any) -> None:
+        self.encoder = Encoder()
+        self.core = PortableCore(encoder=self.encoder, **options)  # type: ignore[arg-type]
+        self.ends: dict[int, ChildPipe] = {}
+        self.deaths: dict[int, int] = {}
+
+    def worker(self, wid: int, hello: bool = True, watched: bool = False) -> ChildPipe:
+        channel, fds = pipe.make()
+        self.core.add_worker(wid, channel)
+        end = self.ends[wid] = ChildPipe([os.dup(fd) for fd in fds])
+        channel.close_child()
+        if watched:
+            alive, self.deaths[wid] = os.pipe()
+            self.core.watch(alive, wid)
+            self.deaths[-1 - wid] = alive
+        if hello:
+            end.send(kinds.HELLO)
+            assert self.core.attend(10) == [("ready", wid)]
+        return end
+
+    def die(self, wid: int) -> None:
+        """The worker's process ends: its descriptors close, then its death shows."""
+        self.ends.pop(wid).close()
+        if wid in self.deaths:
+            os.close(self.deaths.pop(wid))
+
+    def submit(self, *args: Any, options: Options | None = None, **more: Any) -> Any:
+        return self.core.submit(abs, args, None, options, **more)
+
+    def step(self) -> list[Any]:
+        return self.core.attend(0)
+
+    def answer(self, wid: int, value: Any, kind: int = kinds.OK) -> None:
+        self.ends[wid].send(kind, packed(value))
+
+    def close(self) -> None:
+        self.core.dispose()
+        for end in self.ends.values():
+            end.close()
+        for fd in self.deaths.values():
+            os.close(fd)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def args_of(message: Any) -> Any:
+    """The arguments in a CALL whose function travelled inside."""
+    kind, number, _, parcel = message
+    assert (kind, number) == (kinds.CALL, 0)
+    return pickle.loads(parcel.data)[1]
+
+
+def has_message(end: ChildPipe) -> bool:
+    selector = selectors.DefaultSelector()
+    with selector:
+        selector.register(end._fd_in, selectors.EVENT_READ)
+        return bool(selector.select(0))
+
+
+# --- the journey of a call
+
+
+def test_a_call_goes_out_and_its_result_comes_back(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(-3)
+    assert not task._settled and bench.core.unfinished == 1
+    bench.step()
+    assert args_of(end.receive()) == (-3,)
+    bench.answer(1, 3)
+    bench.step()
+    assert task._outcome() == (True, 3)
+    assert bench.core.unfinished == 0
+
+
+def test_an_error_comes_back_as_the_outcome_and_as_an_unread_failure(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1)
+    bench.step()
+    end.receive()
+    bench.answer(1, ValueError("no"), kinds.ERROR)
+    bench.step()
+    assert bench.core.failures == [task] and not task._asked
+    ok, error = task._outcome()
+    assert not ok and error.args == ("no",)
+
+
+def test_a_worker_gets_nothing_before_it_said_hello(bench: Bench) -> None:
+    end = bench.worker(1, hello=False)
+    bench.submit(1)
+    bench.step()
+    assert not has_message(end)
+    end.send(kinds.HELLO)
+    assert bench.core.attend(10) == [("ready", 1)]
+    assert args_of(end.receive()) == (1,)
+
+
+def test_each_worker_holds_one_task_and_the_lowest_id_is_first(bench: Bench) -> None:
+    second, first = bench.worker(2), bench.worker(1)
+    tasks = [bench.submit(number) for number in range(3)]
+    bench.step()
+    assert args_of(first.receive()) == (0,)
+    assert args_of(second.receive()) == (1,)
+    assert bench.core.counts() == (1, 2, 2)
+    assert [bench.core.running(task) for task in tasks] == [True, True, False]
+    bench.answer(2, None)
+    bench.step()
+    assert args_of(second.receive()) == (2,)
+    assert not has_message(first)
+
+
+def test_a_definition_is_sent_once_to_each_worker_before_the_call(bench: Bench) -> None:
+    end = bench.worker(1)
+    bench.encoder.known[abs] = 7
+    for _ in range(2):
+        bench.submit(5)
+    bench.step()
+    kind, number, name, parcel = end.receive()
+    assert (kind, number, name, pickle.loads(parcel.data)) == (kinds.DEFINE, 7, None, abs)
+    kind, number, mode, parcel = end.receive()
+    assert (kind, number, mode, pickle.loads(parcel.data)) == (kinds.CALL, 7, CALL, ((5,), {}))
+    bench.answer(1, 5)
+    bench.step()
+    assert end.receive()[:2] == (kinds.CALL, 7)
+
+
+def test_what_cannot_be_encoded_is_settled_at_once_and_its_basket_is_told(bench: Bench) -> None:
+    parent, basket = bench.core.group(1)
+    task = bench.core.submit(abs, (threading.Lock(),), None, None, CHUNK, basket)
+    assert task._settled and not task._outcome()[0]
+    bench.step()
+    assert parent._settled and bench.core.unfinished == 0
+    assert bench.core.failures == [parent]
+
+
+def test_the_callers_array_may_change_after_submit(bench: Bench) -> None:
+    end = bench.worker(1)
+    mine = bytearray(b"before")
+    bench.submit(pickle.PickleBuffer(mine))
+    mine[:] = b"after!"
+    bench.step()
+    parcel = end.receive()[3]
+    assert bytes(pickle.loads(parcel.data, buffers=parcel.buffers)[1][0]) == b"before"
+
+
+def test_priority_decides_who_goes_first() -> None:
+    bench = Bench(policy=Priority())
+    try:
+        for number, priority in enumerate([0, 5, 1, 5]):
+            bench.submit(number, options=Options(priority=priority))
+        end = bench.worker(1)
+        order = []
+        for _ in range(4):
+            bench.step()
+            order.append(args_of(end.receive())[0])
+            bench.answer(1, None)
+        assert order == [1, 3, 2, 0]
+    finally:
+        bench.close()
+
+
+def test_a_group_is_settled_with_its_members(bench: Bench) -> None:
+    bench.worker(1)
+    parent, basket = bench.core.group(2)
+    for number in range(2):
+        bench.core.submit(abs, ([number],), None, None, CHUNK, basket)
+    for number in range(2):
+        bench.step()
+        bench.answer(1, [number])
+    bench.step()
+    assert parent._outcome() == (True, [0, 1])
+    assert bench.core.unfinished == 0
+
+
+def test_an_empty_group_is_settled_from_the_start(bench: Bench) -> None:
+    parent, _ = bench.core.group(0)
+    assert parent._outcome() == (True, [])
+
+
+# --- taking back
+
+
+def test_a_waiting_task_is_taken_back_and_never_sent(bench: Bench) -> None:
+    task, other = bench.submit(1), bench.submit(2)
+    assert bench.core.withdraw(task) == TAKEN_BACK
+    assert task._status == CANCELLED
+    assert bench.core.withdraw(task) == GONE
+    end = bench.worker(1)
+    assert args_of(end.receive()) == (2,)
+    assert bench.core.withdraw(other) == RUNNING
+    assert not other._settled
+    assert bench.core.unfinished == 1
+
+
+def test_a_parent_can_be_withdrawn(bench: Bench) -> None:
+    parent, _ = bench.core.group(1)
+    assert bench.core.withdraw(parent) == TAKEN_BACK
+    assert parent._status == CANCELLED and bench.core.unfinished == 0
+
+
+def test_a_task_that_was_set_aside_can_be_withdrawn(bench: Bench) -> None:
+    bench.worker(1)
+    task = bench.submit(1, options=Options(retries=1))
+    bench.step()
+    bench.answer(1, ValueError(), kinds.ERROR)
+    bench.step()
+    assert bench.core.withdraw(task) == TAKEN_BACK
+    bench.core.requeue(task)
+    assert bench.core.counts() == (0, 0, 0)
+
+
+# --- large messages
+
+
+def test_sending_more_than_the_pipe_holds_does_not_block(bench: Bench) -> None:
+    end = bench.worker(1)
+    content = os.urandom(1 << 20) * 8
+    task = bench.submit(content)
+    bench.step()  # returns although nobody reads
+    assert bench.core.running(task)
+    received: list[Any] = []
+    reader = threading.Thread(target=lambda: received.append(end.receive()))
+    reader.start()
+    while reader.is_alive():
+        bench.core.attend(0.01)
+    reader.join()
+    assert args_of(received[0]) == (content,)
+
+
+def test_a_large_reply_comes_in_pieces_and_its_buffers_are_writable(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1)
+    bench.step()
+    value = [bytearray(b"x" * (1 << 20)), pickle.PickleBuffer(bytearray(b"y" * (3 << 20)))]
+    writer = threading.Thread(target=end.send, args=(kinds.OK, packed(value)))
+    writer.start()
+    while not task._settled:
+        bench.core.attend(0.01)
+    writer.join()
+    ok, (first, second) = task._outcome()
+    assert ok and first == value[0] and bytes(second) == b"y" * (3 << 20)
+    assert not memoryview(second).readonly
+
+
+def test_messages_survive_any_splitting() -> None:
+    from multitask._engine.channels.frames import Frames
+
+    sent = [
+        (kinds.CALL, 3, CHUNK, Parcel(b"data", (memoryview(b"one"), memoryview(b""), memoryview(b"two" * 50)))),
+        (kinds.DEFINE, 4, "näme", Parcel(b"")),
+        (kinds.DEFINE, 5, None, Parcel(b"x")),
+        (kinds.FORGET, [1, 2, 1 << 40]),
+        (kinds.STOP,),
+        (kinds.BYE, "done"),
+        (kinds.OK, Parcel(b"z" * 100_000)),
+    ]
+    stream = b"".join(bytes(piece) for message in sent for piece in frame(*message))
+    for size in (1, 7, 33, 1000, len(stream)):
+        frames = Frames()
+        for start in range(0, len(stream), size):
+            frames.feed(memoryview(stream)[start : start + size])
+        assert frames.messages == sent
+
+
+# --- endings of workers
+
+
+def test_the_task_of_a_dead_worker_is_lost_with_what_is_known_about_it(bench: Bench) -> None:
+    end = bench.worker(1, watched=True)
+    task = bench.submit([1, 2, 3], mode=CHUNK)
+    bench.step()
+    end.receive()
+    end.item(2)
+    end.note(b"half way")
+    started = bench.core.started(task)
+    bench.die(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    removed = bench.core.remove_worker(1)
+    assert removed.lost is task and removed.item == 2 and removed.started == started
+    assert removed.crumb is not None and removed.crumb[0] == "half way"
+    assert not task._settled
+    bench.core.settle(task, FINISHED, False, ValueError("lost"))
+    assert not task._outcome()[0]
+
+
+def test_a_task_that_a_dead_worker_never_took_runs_elsewhere_before_the_others(bench: Bench) -> None:
+    bench.worker(1, watched=True)
+    bench.submit(1)
+    bench.submit(2)
+    bench.step()
+    bench.die(1)  # killed with the call in its pipe, unread
+    assert bench.core.attend(10) == [("exit", 1)]
+    removed = bench.core.remove_worker(1)
+    assert removed.lost is None and removed.returned == 1
+    assert args_of(bench.worker(2).receive()) == (1,)
+
+
+def test_a_reply_sent_before_the_death_counts(bench: Bench) -> None:
+    end = bench.worker(1, watched=True)
+    task = bench.submit(1)
+    bench.step()
+    end.receive()
+    bench.answer(1, "made it")
+    bench.die(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    assert task._outcome() == (True, "made it")
+    assert bench.core.remove_worker(1).lost is None
+
+
+@pytest.mark.parametrize("cut", [1, 31, 32, 33, -1])
+def test_half_a_reply_counts_for_nothing(bench: Bench, cut: int) -> None:
+    end = bench.worker(1, watched=True)
+    task = bench.submit(1)
+    bench.step()
+    end.receive()
+    os.write(end._fd_out, b"".join(frame(kinds.OK, packed("never")))[:cut])
+    bench.die(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    assert bench.core.remove_worker(1).lost is task
+
+
+def test_removing_a_worker_reads_what_it_had_sent(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1)
+    bench.step()
+    end.receive()
+    bench.answer(1, 5)
+    assert bench.core.remove_worker(1).lost is None
+    assert task._outcome() == (True, 5)
+
+
+def test_a_closed_stream_of_an_unwatched_worker_is_its_end(bench: Bench) -> None:
+    bench.worker(1)
+    bench.die(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    assert bench.step() == []
+
+
+def test_a_worker_that_closes_its_stream_and_lives_is_told_as_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multitask._engine.pipelanes.GRACE_SECONDS", 0.05)
+    bench.worker(1, watched=True)
+    bench.ends.pop(1).close()
+    assert bench.core.attend(10) == [("exit", 1)]
+    bench.submit(1)
+    bench.step()
+    assert bench.core.counts() == (1, 0, 0), "it gets nothing more"
+
+
+def test_a_stream_that_carries_no_messages_is_the_end_of_its_worker(bench: Bench) -> None:
+    end = bench.worker(1)
+    os.write(end._fd_out, b"printed by somebody who guessed the descriptor")
+    assert bench.core.attend(10) == [("exit", 1)]
+
+
+def test_sending_to_a_dead_worker_loses_nothing(bench: Bench) -> None:
+    bench.worker(1, watched=True)
+    bench.die(1)
+    task = bench.submit(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    bench.core.remove_worker(1)
+    assert args_of(bench.worker(2).receive()) == (1,)
+    assert bench.core.running(task)
+
+
+def test_a_retired_worker_finishes_its_task_and_is_told_to_stop(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1)
+    bench.step()
+    bench.core.retire(1)
+    bench.submit(2)
+    bench.answer(1, 1)
+    bench.step()
+    assert task._settled
+    assert [end.receive()[0], end.receive()[0]] == [kinds.CALL, kinds.STOP]
+    assert not has_message(end)
+
+
+def test_a_condemned_worker_gets_nothing_more(bench: Bench) -> None:
+    bench.worker(1)
+    task, other = bench.submit(1), bench.submit(2)
+    bench.step()
+    assert bench.core.condemn(other) is None
+    assert bench.core.condemn(task) == 1
+    bench.answer(1, 1)
+    bench.step()
+    assert task._settled
+    assert bench.core.counts() == (1, 0, 0)
+    assert bench.core.condemn(task) is None
+
+
+def test_a_task_given_up_with_its_worker_is_lost_even_when_it_was_not_taken(bench: Bench) -> None:
+    bench.worker(1)
+    task = bench.submit(1)
+    bench.step()
+    bench.core.condemn(task)
+    bench.die(1)
+    assert bench.core.attend(10) == [("exit", 1)]
+    assert bench.core.remove_worker(1).lost is task
+
+
+def test_a_task_settled_while_it_runs_keeps_its_worker_busy_until_the_answer(bench: Bench) -> None:
+    end = bench.worker(1)
+    task, other = bench.submit(1), bench.submit(2)
+    bench.step()
+    bench.core.settle(task, CANCELLED, False, None)
+    bench.step()
+    end.receive()
+    assert not has_message(end) and not bench.core.running(task)
+    bench.answer(1, 1)
+    bench.step()
+    assert task._status == CANCELLED
+    assert bench.core.running(other)
+
+
+def test_bye_and_broken_are_told_and_end_the_feeding(bench: Bench) -> None:
+    leaving, failing = bench.worker(1), bench.worker(2, hello=False)
+    leaving.send(kinds.BYE, "maxtasksperchild")
+    failing.send(kinds.BROKEN, packed(ValueError("init")))
+    events = []
+    while len(events) < 2:
+        events += bench.core.attend(10)
+    events.sort()
+    assert events[0] == ("broken", 2, events[0][2]) and events[0][2].args == ("init",)
+    assert events[1] == ("bye", 1, "maxtasksperchild")
+    bench.submit(1)
+    bench.step()
+    assert bench.core.counts() == (1, 0, 0)
+
+
+def test_a_call_that_crosses_a_bye_runs_elsewhere(bench: Bench) -> None:
+    end = bench.worker(1, watched=True)
+    bench.submit(1)
+    bench.step()
+    end.send(kinds.BYE, "maxtasksperchild")  # without having read the call
+    bench.die(1)
+    events = []
+    while ("exit", 1) not in events:
+        events += bench.core.attend(10)
+    removed = bench.core.remove_worker(1)
+    assert removed.lost is None and removed.returned == 1
+
+
+# --- retries and timeouts
+
+
+def test_a_failure_with_retries_goes_to_the_manager(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1, options=Options(retries=2))
+    bench.step()
+    bench.answer(1, ValueError("once"), kinds.ERROR)
+    ((what, failed, wid, raw),) = bench.core.attend(10)
+    assert (what, failed, wid) == ("failed", task, 1)
+    assert not task._settled and not bench.core.running(task) and bench.core.unfinished == 1
+    bench.core.requeue(task)
+    bench.step()
+    end.receive()
+    assert args_of(end.receive()) == (1,)
+    bench.answer(1, ValueError("twice"), kinds.ERROR)
+    ((_, _, _, raw),) = bench.core.attend(10)
+    bench.core.settle(task, FINISHED, False, raw)
+    ok, error = task._outcome()
+    assert not ok and error.args == ("twice",)
+
+
+def test_a_task_with_a_timeout_is_announced_and_its_start_is_known(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1, options=Options(timeout=5))
+    assert bench.core.started(task) is None
+    assert bench.step() == [("sent", task, 1)]
+    sent = bench.core.started(task)
+    assert sent is not None
+    end.receive()
+    started = bench.core.started(task)
+    assert started is not None and started >= sent
+    bench.answer(1, 1)
+    bench.step()
+    assert bench.core.started(task) is None
+
+
+# --- the end
+
+
+def test_a_closed_core_takes_no_more_work_and_says_when_it_is_empty(bench: Bench) -> None:
+    bench.worker(1)
+    bench.submit(1)
+    bench.step()
+    bench.core.close()
+    with pytest.raises(PoolClosed):
+        bench.submit(2)
+    assert bench.step() == []
+    bench.answer(1, 1)
+    assert bench.core.attend(None) == [], "returns without an event and without a timeout"
+    assert bench.core.unfinished == 0
+
+
+def test_disposing_cancels_what_is_left(bench: Bench) -> None:
+    bench.worker(1)
+    tasks = [bench.submit(number) for number in range(3)]
+    bench.step()
+    bench.core.dispose()
+    assert [task._status for task in tasks] == [CANCELLED] * 3
+    assert bench.core.unfinished == 0
+
+
+def test_a_submit_that_overlaps_the_end_leaves_no_task_behind(bench: Bench) -> None:
+    # The submitting thread has passed the look at `closed` when the manager leaves.
+    class Slow:
+        def __reduce__(self) -> Any:
+            bench.core.dispose()
+            return (int, ())
+
+    task = bench.submit(Slow())
+    assert task._status == CANCELLED
+    assert bench.core.unfinished == 0
+
+
+def test_posts_arrive_in_order(bench: Bench) -> None:
+    bench.core.post(1)
+    bench.core.post(2)
+    assert bench.core.attend(None) == [("post", 1), ("post", 2)]
+
+
+def test_attend_returns_when_the_time_is_over(bench: Bench) -> None:
+    from multitask._engine import clock
+
+    before = clock.monotonic()
+    assert bench.core.attend(0.02) == []
+    assert clock.monotonic() - before >= 0.02
+
+
+def test_nothing_special_of_linux_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("eventfd", "memfd_create", "pidfd_open"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
+    for test in (
+        test_a_call_goes_out_and_its_result_comes_back,
+        test_posts_arrive_in_order,
+        test_sending_more_than_the_pipe_holds_does_not_block,
+        test_a_task_that_a_dead_worker_never_took_runs_elsewhere_before_the_others,
+    ):
+        bench = Bench()
+        try:
+            test(bench)
+        finally:
+            bench.close()
+
+
+def test_a_submit_wakes_a_sleeping_manager_and_a_reply_the_caller(bench: Bench) -> None:
+    end = bench.worker(1)
+    over = threading.Event()
+
+    def manage() -> None:
+        while not over.is_set():
+            bench.core.attend(None)
+
+    def work() -> None:
+        for _ in range(200):
+            end.receive()
+            end.send(kinds.OK, packed(1))
+
+    threads = [threading.Thread(target=manage), threading.Thread(target=work)]
+    for thread in threads:
+        thread.start()
+    for _ in range(200):
+        assert bench.core.wait(bench.submit(1), 20)
+    over.set()
+    bench.core.post(None)
+    for thread in threads:
+        thread.join()
+
+
+def test_the_child_notices_that_its_parent_is_gone(bench: Bench) -> None:
+    end = bench.worker(1)
+    bench.core.dispose()
+    with pytest.raises(EOFError):
+        end.receive()
+    with pytest.raises(BrokenPipeError):
+        end.send(kinds.HELLO)
+
+
+def test_making_a_channel_without_descriptors_left_leaks_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("multitask._engine.channels.board.make", refuse)
+    fds = Path("/proc/self/fd")
+    before = len(list(fds.iterdir())) if fds.exists() else 0
+    with pytest.raises(OSError, match="Too many"):
+        pipe.make()
+    assert not fds.exists() or len(list(fds.iterdir())) == before
