@@ -274,12 +274,15 @@ class Definitions:
         content = byvalue.cell_content(cell)
         reference = self._cells.get(id(cell))
         token = None if reference is None else reference()
-        if token is None or token.cell is not cell or not token.same(content):
-            token = CellToken(next(self._numbers), self.dead, cell, content)
+        if token is None or not token.same(cell, content):
+            token = CellToken(next(self._numbers), self.dead, content)
             with self._lock:
                 self._cells[id(cell)] = weakref.ref(token)
         if pickler.root is not None:
-            pickler.root[1].cells.append(token)
+            owner, definition = pickler.root
+            definition.cells.append(token)
+            if type(owner) is FunctionType:
+                token.add_owner(owner)
         return byvalue.make_cell, (self.space, token.number)
 
     def _refer(self, pickler: ValuePickler, thing: Any) -> Any:

@@ -45,17 +45,27 @@ class Token:
 
 
 class CellToken:
-    """A closure's cell with one content: functions that share the cell here share it in the worker."""
+    """A closure's cell with one content: functions that share the cell here share it in the worker.
 
-    __slots__ = ("__weakref__", "_content", "cell", "dead", "number")
+    It must not hold the cell, which may lead back to the function that holds this token. A cell is known
+    by the functions that own it: while one of them lives, so does the cell.
+    """
 
-    def __init__(self, number: int, dead: deque[int], cell: CellType, content: tuple[Any, ...]) -> None:
+    __slots__ = ("__weakref__", "_content", "_owners", "dead", "number")
+
+    def __init__(self, number: int, dead: deque[int], content: tuple[Any, ...]) -> None:
         self.number = number
         self.dead = dead
-        self.cell = cell
+        self._owners: list[weakref.ref[FunctionType]] = []
         self._content = hold(content[0]) if content else None
 
-    def same(self, content: tuple[Any, ...]) -> bool:
+    def add_owner(self, fn: FunctionType) -> None:
+        self._owners.append(weakref.ref(fn))
+
+    def same(self, cell: CellType, content: tuple[Any, ...]) -> bool:
+        owners = [owner() for owner in self._owners]
+        if not any(fn is not None and any(own is cell for own in fn.__closure__ or ()) for fn in owners):
+            return False
         if self._content is None or not content:
             return self._content is None and not content
         return self._content() is content[0]

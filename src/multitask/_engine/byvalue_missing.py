@@ -37,6 +37,8 @@ def _touched(missing: Missing, *args: object, **kwargs: object) -> NoReturn:
 
     name, why = object.__getattribute__(missing, "_told")
     frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
     error = CannotTravel(
         f"{name} did not travel to this worker (used at {frame.f_code.co_filename}:{frame.f_lineno})",
         why=why,

@@ -43,7 +43,8 @@ class Snapshot:
         return name if same else None
 
     def holds(self, name: str, value: object) -> bool:
-        return self.values.get(name, ABSENT) is value
+        same = self.values.get(name, ABSENT) is value
+        return same and (id(value) not in self._names or self.name(value) is not None)
 
     def find(self, name: str) -> object:
         first, *parts = name.split(".")
