@@ -92,6 +92,10 @@ class Line(Generic[P]):
                 return task
             self._stale -= 1
 
+    def tasks(self) -> list[P]:
+        """Those that stand in the line."""
+        return [task for task in (*self._fifo, *(entry[2] for entry in self._heap)) if task._seq]
+
     def forget(self, task: P) -> None:
         """A withdrawn task does not count any more; its entry goes when it is met or when too many are stale."""
         if not task._seq:
@@ -139,6 +143,10 @@ class Ledger(Generic[P]):
         self.orphans: list[P] = []  # withdrawn tasks met in the line, to be settled by the caller
 
     # --- tasks
+
+    def pending(self) -> list[P]:
+        """The tasks that wait or are held by a worker."""
+        return self.line.tasks() + [task for holding in self.workers.values() for task in holding.tasks]
 
     def submit(self, task: P) -> bool:
         """A new task enters the line; False: it was withdrawn before it got here."""

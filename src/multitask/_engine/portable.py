@@ -219,6 +219,13 @@ class PortableCore:
 
     # --- the manager thread
 
+    def pending(self) -> list[Any]:
+        """The tasks that wait or run; not those between two tries."""
+        with self._lock:
+            while self._inbox:
+                self._drain()
+            return self._ledger.pending()
+
     def attend(self, timeout: float | None) -> list[Event]:
         """Settle what has come, feed the workers; sleeps until there is an event or *timeout* is over.
 

@@ -40,6 +40,7 @@ class Supervisor:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._misfits = 0  # workers in a row that died before they were ready
+        self._resting: set[Any] = set()  # tasks between two tries
         self._ending = False
         self._over = False
         self._handlers: dict[str, Callable[..., None]] = {
@@ -50,7 +51,7 @@ class Supervisor:
             "sent": self._sent,
             "failed": self._failed,
             "post": self._post,
-            "idle": self._idle,
+            "idle": lambda: None,
         }
         name = f"multitask-manager-{config.name or 'pool'}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -77,6 +78,8 @@ class Supervisor:
                 for event in self._core.attend(self._next_timer()):
                     self._handle(event)
                 self._fire()
+                if self._core.closed and not self._ending and not self._core.unfinished:
+                    self._let_go()
         except BaseException as error:
             self._give_up(error)
             raise
@@ -101,7 +104,7 @@ class Supervisor:
         failure = PoolBroken("the manager thread of the pool failed", why=repr(error), fix="please report this")
         failure.__cause__ = error
         self._core.close()
-        for task in self._core.pending():
+        for task in (*self._core.pending(), *self._resting):
             self._core.settle(task, FINISHED, False, failure)
         for hand in list(self._staff.hands.values()):
             if self._config.kind == "process":
@@ -177,9 +180,14 @@ class Supervisor:
             return
         task.__dict__["_tried"] = tried
         if options.backoff > 0:
-            self._at(monotonic() + options.backoff * 2 ** (tried - 1), lambda: self._core.requeue(task))
+            self._resting.add(task)
+            self._at(monotonic() + options.backoff * 2 ** (tried - 1), lambda: self._rested(task))
         else:
             self._core.requeue(task, front)
+
+    def _rested(self, task: Any) -> None:
+        self._resting.discard(task)
+        self._core.requeue(task)
 
     def _failed(self, task: Any, wid: int, error: Any) -> None:
         self._again_or(task, error)
@@ -229,7 +237,7 @@ class Supervisor:
 
     # --- the end
 
-    def _idle(self) -> None:
+    def _let_go(self) -> None:
         """All is settled and nothing more may come: let the workers go."""
         self._ending = True
         for hand in list(self._staff.hands.values()):
@@ -246,7 +254,7 @@ class Supervisor:
 
     def _terminate(self, error: BaseException) -> None:
         self._ending = True
-        for task in self._core.pending():
+        for task in (*self._core.pending(), *self._resting):
             self._core.settle(task, CANCELLED, False, error)
         if self._config.kind == "process":
             self._end_stragglers()
@@ -257,7 +265,7 @@ class Supervisor:
 
     def _break(self, error: PoolBroken) -> None:
         self._core.close()
-        for task in self._core.pending():
+        for task in (*self._core.pending(), *self._resting):
             self._core.settle(task, FINISHED, False, error)
 
     def _end_if_empty(self) -> None:

@@ -145,7 +145,7 @@ cdef class Collector(Books):
                 PyList_Append(self.hooked, task)
         basket = task.basket
         if basket is None:
-            if kind == V_ERROR or kind == V_FAILURE:
+            if status == S_FINISHED and (kind == V_ERROR or kind == V_FAILURE):
                 PyList_Append(self.failures, task)
         else:
             self.settle_member(basket, task, status == S_CANCELLED or kind == V_ERROR or kind == V_FAILURE)

@@ -152,6 +152,7 @@ cdef class WorkerEnd:
             out = self.run(decoder, slot)
         except BaseException as error:
             now = mt_now_ns()
+            error.__traceback__ = users_part(error.__traceback__)
             self.publish_error(decoder, error, self.seq, now - began)
         else:
             now = mt_now_ns()
@@ -291,6 +292,14 @@ cdef class WorkerEnd:
         if kind == K_HELLO or kind == K_BYE:
             mt_ring_bell(self.page, self.bell)
         return 0
+
+
+cdef object users_part(trace):
+    """The traceback without the frames of this file, unless there are no others."""
+    rest = trace
+    while rest is not None and rest.tb_frame.f_code.co_filename.endswith("_native/serve.pxi"):
+        rest = rest.tb_next
+    return trace if rest is None else rest
 
 
 def set_kill_point(int step, long after):
