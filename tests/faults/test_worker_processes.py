@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from multitask import errors
-from multitask._engine.workers import forking, lifeline, process, reaping, server, tree
+from multitask._engine.workers import forking, lifeline, reaping, server, tree
 from multitask._engine.workers.process import WorkerProcess, start_worker
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -197,7 +196,9 @@ def test_a_closed_standard_output_is_no_obstacle(method: str) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.parametrize("flags", [["-W", "error"], ["-X", "dev", "-W", "error"], ["-I"], ["-OO", "-B"], ["-X", "utf8"]])
+@pytest.mark.parametrize(
+    "flags", [["-W", "error"], ["-X", "dev", "-W", "error"], ["-I"], ["-OO", "-B"], ["-X", "utf8"]]
+)
 def test_the_interpreters_flags_are_carried_and_do_not_break_a_worker(method: str, flags: list[str]) -> None:
     code = (
         "import os, sys, threading; sys.path.insert(0, sys.argv[1])\n"

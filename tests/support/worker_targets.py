@@ -90,13 +90,13 @@ def start(kind):
     """Start a process that lives long: in the group, in a session of its own, or a daemon (its parent has ended)."""
     command = [sys.executable, "-S", "-c", "import time; time.sleep(1000)"]
     if kind == "child":
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL).pid
+        return popen(command, stdin=subprocess.DEVNULL)
     if kind == "session":
-        return subprocess.Popen(command, start_new_session=True).pid
+        return popen(command, start_new_session=True)
     read, write = os.pipe()
     if os.fork() == 0:
         os.setsid()
-        pid = subprocess.Popen(command).pid if kind == "daemon" else os.fork()
+        pid = popen(command) if kind == "daemon" else os.fork()
         if pid == 0:
             os.close(read)
             os.close(write)
@@ -108,3 +108,11 @@ def start(kind):
     os.close(read)
     os.wait()
     return pid
+
+
+KEPT = []
+
+
+def popen(command, **options):
+    KEPT.append(subprocess.Popen(command, **options))  # dropped while it runs, it would warn
+    return KEPT[-1].pid

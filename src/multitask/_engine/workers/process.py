@@ -6,12 +6,14 @@ code runs is in entry.py; who owns what, and what happens when either side dies,
 
 from __future__ import annotations
 
+import atexit
 import errno
 import itertools
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -23,7 +25,9 @@ __all__ = ["WorkerProcess", "start_methods", "start_worker"]
 
 DEATH_SECONDS = 2.0  # for a killed worker to be dead when its last owner lets go
 
+_NOBODY = -1  # a birth that no process has
 _numbers = itertools.count(1)
+_living: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
 _unreaped: list[reaping.Reaper] = []  # killed, but not dead when their owner let go
 
 
@@ -42,6 +46,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._reaped = False
         self._code: int | None = None
+        _living.add(self)
 
     def __repr__(self) -> str:
         if self._reaped:
@@ -83,7 +88,7 @@ class WorkerProcess:
         with self._lock:
             if self._reaper is None or self._foreign():
                 return []
-            return tree.kill(self.pid, None if self._reaped else self._born, self.marker)
+            return tree.kill(self.pid, _NOBODY if self._reaped else self._born, self.marker)
 
     def close(self) -> None:
         """Give the descriptors back. A process that still runs is killed with its tree."""
@@ -102,7 +107,7 @@ class WorkerProcess:
             _unreaped.append(reaper)
 
     def __del__(self) -> None:
-        if getattr(self, "_reaper", None) is not None:
+        if getattr(self, "_reaper", None) is not None and not sys.is_finalizing():
             self.close()
 
     def _foreign(self) -> bool:
@@ -249,9 +254,8 @@ def _become_worker(
     copies: list[int], sentinel: bool, spec: dict[str, Any], inherited: object | None, marker: str
 ) -> NoReturn:
     try:
-        import atexit
-
         atexit._clear()  # the handlers are those of the parent
+        atexit.register(_close_all)
         if sentinel:
             spawned.keep_sentinel(copies.pop())
         line, *fds = copies
@@ -356,7 +360,18 @@ def _reap_late() -> None:
             reaper.close()
 
 
+def _close_all() -> None:
+    """At the end of the program, after the pools have ended: leave no process behind, nor a fork server."""
+    for worker in tuple(_living):
+        worker.close()
+    server.stop()
+
+
+atexit.register(_close_all)
+
+
 def _forget() -> None:
+    _living.clear()
     _unreaped.clear()
 
 

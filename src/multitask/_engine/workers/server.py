@@ -224,6 +224,13 @@ def _replace(gone: Server) -> None:
             gone.close()
 
 
+def stop() -> None:
+    """End the fork server, if there is one; the next worker starts another."""
+    server = _server
+    if server is not None:
+        _replace(server)
+
+
 def _forget() -> None:
     global _lock, _server
     _lock = threading.RLock()

@@ -76,14 +76,13 @@ def kill(pid: int, birth: int | None, marker: str) -> list[int]:
     """Kill a worker, its group and its descendants; return those that were seen alive afterwards.
 
     Waits only (briefly) for processes outside the group to be dead, not for the worker itself. *birth* is
-    ``born(pid)`` as it was at the start, None if unknown. The worker must not be reaped by somebody else
-    meanwhile; if it was, its number is left alone as soon as it belongs to another process.
+    ``born(pid)`` as it was at the start, None if it could not be read then. A number that belongs to another
+    process by now, because somebody reaped the worker, is left alone.
     """
     now = stat(pid)
     if not hasattr(signal, "SIGSTOP") or (now is None and not os.path.exists("/proc/self")):
-        _signal_group(pid, _SIGKILL)
-        return []
-    ours = now is not None and now.born == birth
+        return _kill_without_stopping(pid)
+    ours = now is not None and birth in (now.born, None)
     if now is not None and not ours:
         return _kill_all(_stop_leftovers(None, marker, birth or 0))
     # The number of a group is not given out again while the group has members: without a leader it is still ours.
@@ -94,6 +93,24 @@ def kill(pid: int, birth: int | None, marker: str) -> list[int]:
     else:
         others = _stop_leftovers(pid, marker, birth or 0)
     return _kill_all(others, leader=pid if ours else None, group=pid)
+
+
+def _kill_without_stopping(pid: int) -> list[int]:
+    """What can be done on a platform that cannot stop processes: what forks right now may be missed."""
+    below = _with_descendants({pid}, _processes()) - {pid}
+    _signal_group(pid, _SIGKILL)
+    for other in below:
+        _signal(other, _SIGKILL)
+    return []
+
+
+def _with_descendants(roots: set[int], processes: dict[int, Stat]) -> set[int]:
+    found = set(roots)
+    below = found
+    while below:
+        below = {pid for pid, it in processes.items() if it.parent in below} - found
+        found |= below
+    return found
 
 
 def _signal_group(group: int, number: int) -> None:
@@ -175,11 +192,7 @@ def _stop_leftovers(group: int | None, marker: str, birth: int) -> Held:
     for _ in range(ROUNDS):
         processes = _processes()
         wanted = {pid for pid, it in processes.items() if it.group == group and pid != group}
-        wanted |= _marked(marker, processes, birth)
-        below = wanted
-        while below:
-            below = {pid for pid, it in processes.items() if it.parent in below} - wanted
-            wanted |= below
+        wanted = _with_descendants(wanted | _marked(marker, processes, birth), processes)
         if not [pid for pid in wanted - held.fds.keys() if held.stop(pid, None)]:
             break
     return held
