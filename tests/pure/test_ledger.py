@@ -208,6 +208,10 @@ class Compared(RuleBasedStateMachine):
             assert holding.feeding == (worker.ready and not worker.ending)
         for number, task in enumerate(self.line):
             assert task._place == lg.WAITING, number
+        tasks = [task for worker in self.held.values() for task in worker.tasks]
+        pending = self.ledger.pending()
+        assert sorted(map(id, pending)) == sorted(map(id, [*tasks, *self.aside, *self.line]))
+        assert pending[len(pending) - len(self.line) :] == self.in_order()
         assert all(task._place == lg.DONE and task._wid == -1 for task in self.done)
 
     def teardown(self) -> None:

@@ -292,7 +292,7 @@ def test_an_idle_worker_keeps_nothing_of_its_last_call_alive(pool: Pool) -> None
     assert gone() is None
 
 
-def test_attend_returns_when_a_closed_core_runs_empty() -> None:
+def test_a_closed_core_that_runs_empty_says_so() -> None:
     core = PortableCore()
     channel = MemoryChannel()
     core.add_worker(0, channel)
@@ -301,7 +301,7 @@ def test_attend_returns_when_a_closed_core_runs_empty() -> None:
     assert core.attend(20) == [("ready", 0)]
     core.submit(abs, (1,), None)
     core.close()
-    assert core.attend(None) == []
+    assert core.attend(None) == [("idle",)]
     core.dispose()
     assert worker.join(20)
 

@@ -55,6 +55,11 @@ class Bell:
             for fd in fds:
                 os.close(fd)
 
+    def disown(self) -> None:
+        """In a forked child: as ``close``, whoever held the lock."""
+        self._lock = threading.RLock()
+        self.close()
+
 
 class Sleeper:
     """The bell and the descriptors that end a sleep. Manager thread only, ``ring`` excepted."""
@@ -88,3 +93,8 @@ class Sleeper:
     def close(self) -> None:
         self._selector.close()
         self.bell.close()
+
+    def disown(self) -> None:
+        """In a forked child: close the copies, change nothing that the parent shares."""
+        self.bell.disown()
+        self._selector.close()

@@ -40,7 +40,7 @@ class Piece(Protocol):
     _seq: int  # position of submission while it stands in the line, 0 otherwise
 
 
-P = TypeVar("P", bound=Piece)
+P = TypeVar("P", bound=Piece)  # hashed by identity
 
 
 class Line(Generic[P]):
@@ -56,6 +56,11 @@ class Line(Generic[P]):
 
     def __len__(self) -> int:
         return len(self._fifo) + len(self._heap) - self._stale
+
+    def tasks(self) -> list[P]:
+        """All tasks in it, in order."""
+        tasks = [entry[2] for entry in sorted(self._heap, key=lambda entry: entry[:2])] or self._fifo
+        return [task for task in tasks if task._seq]
 
     def push(self, task: P) -> None:
         """To the end of the line (of the tasks with its key)."""
@@ -91,10 +96,6 @@ class Line(Generic[P]):
                 task._seq = 0
                 return task
             self._stale -= 1
-
-    def tasks(self) -> list[P]:
-        """Those that stand in the line."""
-        return [task for task in (*self._fifo, *(entry[2] for entry in self._heap)) if task._seq]
 
     def forget(self, task: P) -> None:
         """A withdrawn task does not count any more; its entry goes when it is met or when too many are stale."""
@@ -140,13 +141,10 @@ class Ledger(Generic[P]):
         self.line: Line[P] = Line(ordered)
         self.workers: dict[int, Holding[P]] = {}
         self.depth = depth
+        self.aside: set[P] = set()
         self.orphans: list[P] = []  # withdrawn tasks met in the line, to be settled by the caller
 
     # --- tasks
-
-    def pending(self) -> list[P]:
-        """The tasks that wait or are held by a worker."""
-        return self.line.tasks() + [task for holding in self.workers.values() for task in holding.tasks]
 
     def submit(self, task: P) -> bool:
         """A new task enters the line; False: it was withdrawn before it got here."""
@@ -159,6 +157,7 @@ class Ledger(Generic[P]):
         """A task that was set aside or lost waits again; False: it was withdrawn or settled meanwhile."""
         if task._place != ASIDE:
             return False
+        self.aside.discard(task)
         if front:
             self.line.push_front([task])
         else:
@@ -176,6 +175,7 @@ class Ledger(Generic[P]):
             return RUNNING
         if task._place == HELD:
             self._release(task)
+        self.aside.discard(task)
         task._place = WITHDRAWN
         return TAKEN_BACK
 
@@ -183,11 +183,13 @@ class Ledger(Generic[P]):
         """It failed and may be tried again: out of its worker, neither waiting nor done. Returns the worker."""
         wid = self._release(task)
         task._place = ASIDE
+        self.aside.add(task)
         return wid
 
     def settled(self, task: P) -> int:
         """It is DONE. Returns the worker that held it, -1: none."""
         self.line.forget(task)
+        self.aside.discard(task)
         wid = self._release(task)
         task._place = DONE
         return wid
@@ -228,6 +230,7 @@ class Ledger(Generic[P]):
             task._wid = -1
             if number < holding.started and task is not not_started:
                 task._place = ASIDE
+                self.aside.add(task)
                 lost.append(task)
             else:
                 back.append(task)
@@ -283,6 +286,11 @@ class Ledger(Generic[P]):
             task._wid = -1
         self.line.push_front(back)
         return back
+
+    def pending(self) -> list[P]:
+        """Every task that is not DONE: held, set aside, waiting (in order)."""
+        held = [task for holding in self.workers.values() for task in holding.tasks]
+        return held + list(self.aside) + self.line.tasks()
 
     def counts(self) -> tuple[int, int, int]:
         """(waiting in the line, held by workers, workers that hold something)."""

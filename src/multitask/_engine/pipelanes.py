@@ -12,7 +12,7 @@ from multitask._engine import clock
 from multitask._engine.bell import READ, WRITE
 from multitask._engine.channels import kinds
 from multitask._engine.channels.pipe import PipeChannel
-from multitask._engine.core import Removed
+from multitask._engine.core import FINISHED, Removed
 from multitask._engine.wire import Known, Parcel
 
 # A worker's streams end a moment before its death shows; only then is its exit code known. A worker that
@@ -45,6 +45,28 @@ class PipeLanes:
         self.watched: set[int] = set()  # workers whose death shows on a descriptor
 
     # --- any thread
+
+    def load(self, task: Any, fn: Any, args: Any, kwargs: dict[str, Any] | None) -> None:
+        """Encode the call, in the caller's thread; what cannot be encoded is settled with that error."""
+        encoder = self._encoder
+        try:
+            ref = encoder.function(fn)
+            if ref is None:
+                number = 0
+                parcel, needs = encoder.dump((fn, tuple(args), kwargs or {}))
+            else:
+                number = ref.id
+                parcel, needs = encoder.dump((tuple(args), kwargs or {}))
+                # The same object as before where possible: what a worker lacks is then quickly found out.
+                needs = (*ref.needs, *needs) if needs else ref.needs
+        except Exception as error:
+            # Nobody else knows the task yet: these are plain stores. The rest follows when it leaves the inbox.
+            task._value = error
+            task._status = FINISHED
+            return
+        # The caller may change its arrays as soon as this returns.
+        buffers = tuple(each if type(each) is bytes else bytes(each) for each in parcel.buffers)
+        task._load = (number, parcel._replace(buffers=buffers), needs)
 
     def wake(self) -> None:
         """There is work: let the manager know, if it sleeps."""
@@ -153,6 +175,8 @@ class PipeLanes:
             if task is not None:
                 with core._lock:
                     core._replied(wid, task, kind == kinds.OK, content[0], True)
+                if task._settled:
+                    task._load = None
         elif kind == kinds.HELLO:
             with core._lock:
                 core._ledger.ready(wid)
@@ -206,3 +230,9 @@ class PipeLanes:
         for wid, lane in list(self._lanes.items()):
             self._forget(wid, lane)
             lane.channel.close()
+
+    def disown(self) -> None:
+        """The workers are the parent's: close this process's copies of their channels, touch nothing else."""
+        for lane in self._lanes.values():
+            lane.channel.close()
+        self._lanes.clear()

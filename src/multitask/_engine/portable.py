@@ -38,11 +38,21 @@ from multitask._engine.core import (
 from multitask._engine.ledger import ASIDE, DONE, NEW, STARTED, WAITING, WITHDRAWN, Ledger
 from multitask._engine.taskbase import Basket, TaskBase, caller, cancelled
 from multitask._engine.threadlanes import ThreadLanes
-from multitask.errors import NotSupported, PoolClosed
+from multitask._engine.unread import Failures
+from multitask.errors import PoolClosed
 from multitask.policies import FIFO, Policy
 
 if TYPE_CHECKING:
     from multitask._engine.wire import Encoder
+
+
+def _inherited() -> PoolClosed:
+    return PoolClosed(
+        "this pool belongs to the parent process",
+        why="it was inherited through os.fork(); its workers answer to the parent only",
+        fix="make a pool of its own in the child",
+    )
+
 
 BATCH = 1024  # tasks that enter the ledger under one hold of the lock
 
@@ -61,7 +71,7 @@ class PortableCore:
         self.encoder = encoder
         self.callbacks = callbacks
         self.closed = False
-        self.failures: list[Any] = []
+        self.failures: list[Any] = [] if callbacks is None else Failures(callbacks)
         self._task_type = task_type
         self._policy = None if policy is None or isinstance(policy, FIFO) else policy
         self._lock = threading.RLock()
@@ -71,11 +81,10 @@ class PortableCore:
         self._events: deque[Event] = deque()
         self._entered = 0  # tasks that have left the inbox
         self._done = 0  # tasks that were settled
-        self._failures_kept = 1024
         self._sleeper = Sleeper()
         self._sleeping = False
-        self._empty = False  # closed and all settled: for attend to return once
         self._over = False
+        self._inherited = False  # this is a child of the process that owns the workers
         self._manager: int | None = None
         self._lanes: Any = self._make_lanes()
 
@@ -106,20 +115,13 @@ class PortableCore:
     ) -> Any:
         """Put a call into the line; returns its Task, settled already when the call cannot be encoded."""
         if self.closed:
+            if self._inherited:
+                raise _inherited()
             raise PoolClosed("the pool is closed and takes no more work", fix="submit before close() or leaving `with`")
         task = self._task_type(self, fn, options, mode, basket, caller())
         if self._policy is not None:
             task._key = self._policy.key(options, clock.monotonic())
-        if self.encoder is None:
-            if options is not None and options.timeout is not None:
-                raise NotSupported(
-                    "a call in a thread cannot have a timeout",
-                    why="a running thread cannot be killed",
-                    fix="use kind='process', whose workers can be killed",
-                )
-            task._load = (mode, fn, args, kwargs)
-        else:
-            self._encode(task, fn, args, kwargs)
+        self._lanes.load(task, fn, args, kwargs)
         if basket is not None and basket.parent is not None:
             basket.members.append(task)
         try:
@@ -131,27 +133,6 @@ class PortableCore:
         if self._over:
             self._sweep()
         return task
-
-    def _encode(self, task: Any, fn: Any, args: Sequence[Any], kwargs: dict[str, Any] | None) -> None:
-        encoder = self.encoder
-        assert encoder is not None
-        try:
-            ref = encoder.function(fn)
-            if ref is None:
-                parcel, needs = encoder.dump((fn, tuple(args), kwargs or {}))
-                number = 0
-            else:
-                parcel, needs = encoder.dump((tuple(args), kwargs or {}))
-                # The same object as before where possible: what a worker lacks is then quickly found out.
-                number, needs = ref.id, (*ref.needs, *needs) if needs else ref.needs
-        except Exception as error:
-            # Nobody else knows the task yet: these are plain stores. The rest follows when it leaves the inbox.
-            task._value = error
-            task._status = FINISHED
-            return
-        # The caller may change its arrays as soon as this returns.
-        buffers = tuple(each if type(each) is bytes else bytes(each) for each in parcel.buffers)
-        task._load = (number, parcel._replace(buffers=buffers), needs)
 
     def group(self, total: int) -> tuple[Any, Basket]:
         """A task that is settled when *total* members of its basket are."""
@@ -180,6 +161,8 @@ class PortableCore:
             self._chores.append(task)
             self._sleeper.ring()
             raise
+        if answer == TAKEN_BACK:
+            task._load = None  # here, since dropping the caller's objects may run code of the user's
         return answer
 
     def _settle_withdrawn(self, task: Any) -> None:
@@ -202,6 +185,8 @@ class PortableCore:
 
     def wait(self, target: Any, timeout: float | None) -> bool:
         """Sleep until a Task is settled or a Basket has something; False when the time runs out first."""
+        if self._inherited and not target._wait(0):
+            raise _inherited()
         return bool(target._wait(timeout))
 
     def post(self, obj: object) -> None:
@@ -219,17 +204,10 @@ class PortableCore:
 
     # --- the manager thread
 
-    def pending(self) -> list[Any]:
-        """The tasks that wait or run; not those between two tries."""
-        with self._lock:
-            while self._inbox:
-                self._drain()
-            return self._ledger.pending()
-
     def attend(self, timeout: float | None) -> list[Event]:
         """Settle what has come, feed the workers; sleeps until there is an event or *timeout* is over.
 
-        Also returns, once and perhaps with nothing, when the core is closed and its last task was settled.
+        ("idle",) says that the core is closed and its last task was settled.
         """
         self._manager = threading.get_ident()
         until = None if timeout is None else clock.monotonic() + timeout
@@ -238,13 +216,12 @@ class PortableCore:
             left = None if until is None else until - clock.monotonic()
             self._sleeping = True
             # Say that we sleep before the last look: the other order loses what arrives in between.
-            if self._events or self._chores or self._empty or self._lanes.pressing():
+            if self._events or self._chores or self._lanes.pressing():
                 left = 0.0
             self._lanes.turn(left)
             self._sleeping = False
             self._gather()
-            if self._events or self._empty or (left is not None and left <= 0 and self._passed(until)):
-                self._empty = False
+            if self._events or (left is not None and left <= 0 and self._passed(until)):
                 events = []
                 while self._events:
                     events.append(self._events.popleft())
@@ -312,8 +289,7 @@ class PortableCore:
         """Take no more work."""
         self.closed = True
         if not self.unfinished:
-            self._empty = True
-        self._sleeper.ring()
+            self._tell(("idle",))
 
     def dispose(self) -> None:
         """The manager leaves: give back what the core owns. What is still unfinished is cancelled."""
@@ -322,6 +298,20 @@ class PortableCore:
         self._sweep()
         self._lanes.close()
         self._sleeper.close()
+
+    def pending(self) -> list[Any]:
+        """Every task that is not settled, parents of groups excepted."""
+        with self._lock:
+            tasks = [*self._ledger.pending(), *self._inbox]
+        return [task for task in tasks if not task._settled]
+
+    def disown(self) -> None:
+        """This is a child of os.fork(): nothing that the core owns is of this process."""
+        self.closed = self._over = self._inherited = True
+        # Threads that are not here may have held the locks.
+        self._lock = threading.RLock()
+        self._sleeper.disown()
+        self._lanes.disown()
 
     # --- inside
 
@@ -373,12 +363,8 @@ class PortableCore:
         if basket is not None and basket.parent is task:
             return
         self._done += 1
-        if len(self.failures) > self._failures_kept:
-            self.failures[:] = [each for each in self.failures if not each._asked]
-            self._failures_kept = 2 * len(self.failures) + 1024
         if self.closed and not self.unfinished:
-            self._empty = True
-            self._ring()
+            self._tell(("idle",))
 
     def _sweep(self) -> None:
         with self._lock:

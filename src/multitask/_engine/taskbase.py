@@ -205,7 +205,6 @@ class TaskBase:
 
     def _after_settling(self) -> None:
         """What follows for others: the basket, the list of failures."""
-        self._load = None
         basket = self._basket
         if basket is not None and basket.parent is self:
             basket = None

@@ -14,6 +14,7 @@ from typing import Any
 from multitask._engine import clock
 from multitask._engine.channels.memory import MemoryChannel
 from multitask._engine.core import Event, Removed
+from multitask.errors import NotSupported
 
 
 class ThreadLanes:
@@ -26,6 +27,16 @@ class ThreadLanes:
         self.watched: set[int] = set()
 
     # --- any thread
+
+    def load(self, task: Any, fn: Any, args: Any, kwargs: dict[str, Any] | None) -> None:
+        """Keep what the call needs: the objects themselves."""
+        if task._options is not None and task._options.timeout is not None:
+            raise NotSupported(
+                "a call in a thread cannot have a timeout",
+                why="a running thread cannot be killed",
+                fix="use kind='process', whose workers can be killed",
+            )
+        task._load = (task._mode, fn, args, kwargs)
 
     def wake(self) -> None:
         """There is work: wake one idle thread."""
@@ -89,6 +100,8 @@ class ThreadLanes:
         core = self._core
         with core._lock:
             core._replied(channel.wid, task, ok, value, False)
+        if task._settled:
+            task._load = None  # here, since dropping the caller's objects may run code of the user's
 
     def event(self, channel: MemoryChannel, event: Event) -> None:
         """The worker is ending; the manager must know."""
@@ -160,3 +173,8 @@ class ThreadLanes:
             with self._core._lock:
                 self._core._ledger.retire(channel.wid)
             channel.wake()
+
+    def disown(self) -> None:
+        """The threads are not in this process."""
+        self._idle.clear()
+        self._channels.clear()

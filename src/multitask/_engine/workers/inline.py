@@ -16,6 +16,7 @@ from typing import Any
 from multitask._engine.core import CALL, CANCELLED, FINISHED, GONE, RUNNING, TAKEN_BACK, Event, Options, Removed
 from multitask._engine.ledger import NEW, STARTED
 from multitask._engine.taskbase import Basket, TaskBase, caller, cancelled
+from multitask._engine.unread import Failures
 from multitask._engine.workers.calls import perform, was_interrupted
 from multitask.errors import NotSupported, PoolClosed
 
@@ -28,7 +29,7 @@ class InlineCore:
     def __init__(self, *, task_type: type[Any] = TaskBase, callbacks: Any = None) -> None:
         self.callbacks = callbacks
         self.closed = False
-        self.failures: list[Any] = []
+        self.failures: list[Any] = [] if callbacks is None else Failures(callbacks)
         self._task_type = task_type
         self._lock = threading.RLock()  # settling; several threads may submit
         self._running: dict[Any, float] = {}  # task -> start
@@ -143,6 +144,10 @@ class InlineCore:
     def dispose(self) -> None:
         """Nothing to give back."""
         self.closed = True
+
+    def pending(self) -> list[Any]:
+        """Nothing waits; what runs cannot be stopped."""
+        return []
 
     # There are no workers: nothing to watch, nobody to add.
 

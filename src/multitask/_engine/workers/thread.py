@@ -62,7 +62,8 @@ class ThreadWorker:
         )
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """After its end was told: wait out the thread's last instructions."""
+        self.join(1.0)
 
     def _run(self) -> None:
         channel = self.channel
