@@ -13,7 +13,6 @@ import os
 import pickle
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -163,6 +162,8 @@ def _code_of(ending: SystemExit) -> int:
 def complain() -> None:
     """Print the current exception to descriptor 2, whatever became of sys.stderr."""
     try:
+        import traceback
+
         os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
     except Exception:  # nobody left to tell
         pass

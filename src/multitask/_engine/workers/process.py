@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from multitask import errors
-from multitask._engine.workers import entry, forking, lifeline, reaping, server, spawned, tree
+from multitask._engine.workers import entry, forking, launching, lifeline, reaping, server, spawned, tree
 
 __all__ = ["WorkerProcess", "start_methods", "start_worker"]
 
@@ -294,7 +294,7 @@ def _fork_by_server(spec: dict[str, Any], fds: Sequence[int], marker: str) -> Wo
         directory = os.getcwdb()
     except OSError:  # removed
         directory = None
-    order = spawned.write_order(spec, marker=marker, cwd=directory, environ=dict(os.environb))
+    order = launching.write_order(spec, marker=marker, cwd=directory, environ=dict(os.environb))
     with _Parcel() as parcel:
         order_read, order_write = parcel.pipe()
         outputs = [fd if _is_open(fd) else parcel.open_null() for fd in (1, 2)]
@@ -308,10 +308,12 @@ def _spawn(spec: dict[str, Any], fds: Sequence[int], marker: str) -> WorkerProce
         read, write = (-1, -1) if reaping.has_pidfds() else parcel.pipe()
         order_read, order_write = parcel.pipe()
         line = lifeline.read_end()
-        order = spawned.write_order(
+        order = launching.write_order(
             spec, marker=marker, fds=list(fds), lifeline=line, sentinel=None if write < 0 else write
         )
-        pid = spawned.launch("spawned", order_read, [line, *fds, *([write] if write >= 0 else ())], "multitask-worker")
+        pid = launching.launch(
+            "spawned", order_read, [line, *fds, *([write] if write >= 0 else ())], "multitask-worker"
+        )
         reaper: reaping.Reaper
         if write < 0:
             reaper = reaping.ByPidfd(_pidfd_of_child(pid))
@@ -325,7 +327,7 @@ def _hand_over(worker: WorkerProcess, parcel: _Parcel, read: int, write: int, or
     """Let a worker that waits for its order have it: from here on it has an owner."""
     try:
         parcel.drop(read)
-        spawned.send(write, order)
+        launching.send(write, order)
     except BaseException:
         worker.close()
         raise

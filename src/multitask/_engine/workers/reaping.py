@@ -17,7 +17,7 @@ import time
 from typing import Protocol
 
 from multitask._engine import clock
-from multitask._engine.workers import forking, server
+from multitask._engine.workers import forking, messages, server
 
 REAP_SECONDS = 1.0  # for a process whose pipe has closed to be dead as well
 
@@ -86,7 +86,7 @@ class ByServer(ByPidfd):
 
     def status(self) -> int | None:
         state, code = self._line.reap()
-        return code if state == server.ENDED else status_after_reaping(self._pidfd)
+        return code if state == messages.ENDED else status_after_reaping(self._pidfd)
 
     def close(self) -> None:
         self._line.close()

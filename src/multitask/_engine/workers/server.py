@@ -15,20 +15,16 @@ import os
 import select
 import signal
 import socket
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 
 from multitask import errors
-from multitask._engine.workers import forking, lifeline, spawned
+from multitask._engine.workers import forking, launching, lifeline
+from multitask._engine.workers.messages import ANSWER, MOST_DESCRIPTORS, REAP, UNKNOWN, receive
 
 ANSWER_SECONDS = 20.0  # a server that takes longer is stopped or broken, and replaced
 GOODBYE_SECONDS = 0.5  # between the closing of a dead server's lines and its death being seen
 ATTEMPTS = 3
-MOST_DESCRIPTORS = 200  # the kernel's limit for one message is 253
-ANSWER = struct.Struct("=ii")  # pid and errno after a request, state and status after REAP
-REAP = b"r"
-ENDED, RUNNING, UNKNOWN = 0, 1, 2
 
 _lock = threading.RLock()  # held while a server is started or replaced
 _server: Server | None = None
@@ -56,17 +52,6 @@ def _socket(fd: int) -> Iterator[socket.socket]:
         end.detach()
 
 
-def receive(end: socket.socket, size: int, most: int) -> tuple[bytes, list[int]]:
-    """A message and up to *most* descriptors with it, close-on-exec (socket.recv_fds drops its flags)."""
-    found = array.array("i")
-    space = socket.CMSG_SPACE(most * found.itemsize)
-    content, notes, _, _ = end.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
-    for level, kind, data in notes:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            found.frombytes(data[: len(data) // found.itemsize * found.itemsize])
-    return content, list(found)
-
-
 class Server:
     """One running fork server. ``post`` may be called by any thread."""
 
@@ -77,13 +62,13 @@ class Server:
         order_read, order_write = forking.pipe()
         try:
             line = lifeline.read_end()
-            order = spawned.write_order({}, requests=theirs, lifeline=line)
-            self.pid = spawned.launch("serving", order_read, (theirs, line), "multitask-fork-server")
+            order = launching.write_order({}, requests=theirs, lifeline=line)
+            self.pid = launching.launch("serving", order_read, (theirs, line), "multitask-fork-server")
             with forking.gate:
                 self._pidfd = forking.own(os.pidfd_open(self.pid))
             forking.disown(order_read)
             order_read = -1
-            spawned.send(order_write, order)
+            launching.send(order_write, order)
         except BaseException:
             self.close()
             raise

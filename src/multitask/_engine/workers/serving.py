@@ -22,8 +22,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from multitask._engine.workers import entry, forking, tree
-from multitask._engine.workers.server import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
+from multitask._engine.workers.messages import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
 
+# Loaded once here instead of in each worker. Nothing of the user's, and nothing that starts threads (NumPy does).
+_PRELOADED = (entry.DEFAULT_TARGET.partition(":")[0], "multitask._native", "socket")
 _FIXED = 4  # the line, the order, descriptors 1 and 2 come before those for the worker
 
 
@@ -36,10 +38,11 @@ def main(order: dict[str, Any]) -> NoReturn:
     os.close(nowhere)
     for fd in (order["lifeline"], order["requests"]):
         os.set_inheritable(fd, False)
-    try:
-        importlib.import_module(entry.DEFAULT_TARGET.partition(":")[0])
-    except ImportError:  # it will say so in the worker
-        pass
+    for module in _PRELOADED:
+        try:
+            importlib.import_module(module)
+        except ImportError:  # the worker that needs it will say so
+            pass
     gc.collect()
     gc.freeze()
     Serving(socket.socket(fileno=order["requests"]), order["lifeline"]).run()

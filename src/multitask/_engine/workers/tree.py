@@ -15,7 +15,7 @@ import select
 import signal
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from multitask._engine import clock
 from multitask._engine.workers.entry import MARKER
@@ -29,8 +29,7 @@ _STILL = b"TtZXx"
 _SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
-@dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     state: bytes
     parent: int
     group: int
@@ -127,11 +126,11 @@ def _signal(pid: int, number: int) -> None:
         pass
 
 
-@dataclass(slots=True)
 class Held:
     """Processes found and stopped: pid -> descriptor of that very process (-1 where there are none)."""
 
-    fds: dict[int, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.fds: dict[int, int] = {}
 
     def stop(self, pid: int, parents: Iterable[int] | None) -> bool:
         """Stop one more; False if it is gone or (by *parents*) another process took its number."""
