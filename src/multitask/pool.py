@@ -363,6 +363,7 @@ class Pool(Calls):
         self._engine.join()
         # A callback that blocks must not hold up the end of a pool that is being stopped.
         self._engine.callbacks.drain(1.0 if self._state == "terminated" else None)
+        self._flows.excuse()
         unread.report(self._core)
         self._dropped.detach()
 

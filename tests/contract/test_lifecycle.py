@@ -97,8 +97,8 @@ def test_terminate_cancels_what_waits_and_wakes_who_waits_for_it(one, gate):
     thread = threading.Thread(target=wait_for_last)
     thread.start()
     one.terminate()
+    thread.join()  # while the only worker is still at the gate, or dead
     gate.release()
-    thread.join()
     one.join()
     assert len(outcome) == 1
     assert all(task.cancelled() for task in waiting)

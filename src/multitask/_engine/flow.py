@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import collections
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -176,14 +177,21 @@ class Flow:
         """Nobody wants the rest: pull nothing more, cancel what waits."""
         with self.changed:
             self.closed = True
-            tasks = [*self.line, *self.unsettled]
-            if self.basket is not None:
-                tasks += self.basket.ready
         self.finish()
-        for task in tasks:
+        for task in self._unread():
             self.core.withdraw(task)
-            if self.complained:
-                task._asked = True  # the consumer left because of an error: the next ones are not worth a report
+        self.excuse()
+
+    def excuse(self) -> None:
+        """No report of failures here if the consumer has had one: it left because of it, and knows enough."""
+        if self.complained:
+            for task in self._unread():
+                task._asked = True
+
+    def _unread(self) -> list[Task[Any]]:
+        with self.changed:
+            ready = [] if self.basket is None else [*self.basket.ready]
+            return [*self.line, *self.unsettled, *ready]
 
 
 def _feed(flow: Flow) -> None:
@@ -200,6 +208,7 @@ class Flows:
         self._when_done = when_done  # called once, when the pool is closing and nothing pulls any more
         self._lock = threading.Lock()
         self._flows: set[Flow] = set()
+        self._known: weakref.WeakSet[Flow] = weakref.WeakSet()  # also those that have ended and are not read yet
         self._closing = False
         self._quiet = threading.Event()
         self._quiet.set()
@@ -209,6 +218,7 @@ class Flows:
         flow.on_finish = self._remove
         with self._lock:
             self._flows.add(flow)
+            self._known.add(flow)
             self._quiet.clear()
         try:
             flow.start()
@@ -244,6 +254,13 @@ class Flows:
         for flow in flows:
             flow.grant(EVERYTHING)
         return self._quiet.wait(timeout)
+
+    def excuse(self) -> None:
+        """Before unread failures are reported: leave out those of streams that have raised one."""
+        with self._lock:
+            flows = list(self._known)
+        for flow in flows:
+            flow.excuse()
 
     def stop(self, how: str) -> None:
         """Pull nothing more; whoever asks for more is told that the pool was *how*."""
