@@ -35,11 +35,17 @@ class Result(NamedTuple):
         return found
 
 
-def run(*words: str | Path, input: bytes | str = b"", cwd: Path | None = None, **options: Any) -> Result:
+def run(
+    *words: str | Path,
+    input: bytes | str = b"",
+    cwd: Path | None = None,
+    python: str = sys.executable,
+    **options: Any,
+) -> Result:
     """Run ``multitask WORDS…`` to its end."""
     data = input.encode() if isinstance(input, str) else input
     done = subprocess.run(
-        [*COMMAND, *map(os.fspath, words)],
+        [python, *COMMAND[1:], *map(os.fspath, words)],
         input=data,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

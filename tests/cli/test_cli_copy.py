@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli import shell
@@ -84,7 +84,7 @@ def test_json_keeps_the_bytes_of_names_that_are_no_text(src: Path, tmp_path: Pat
     done = shell.run("copy", src, tmp_path / "dst", "--json")
     assert done.out.isascii()
     assert os.fsencode(done.event("skipped")["path"]) == b"pipe-\xff\n"
-    assert {event["type"] for event in done.events} == {"start", "skipped", "summary"}
+    assert {event["type"] for event in done.events} - {"progress"} == {"start", "skipped", "summary"}
     assert done.err == ""
 
 
@@ -160,61 +160,65 @@ def mount(folder: Path, options: str) -> bool:
 
 
 @pytest.fixture
-def as_nobody() -> Iterator[tuple[Path, dict[str, object]]]:
+def as_nobody() -> Iterator[tuple[Path, dict[str, Any]]]:
     """A folder that another user may write to, and the options to run as that user."""
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    user = {"user": trees.NOBODY, "group": trees.NOBODY, "extra_groups": []}
+    # The Python of the tests may lie where others may not look; one of the system does as well.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if "-packages" in path or "src" in path)}
+    user = {"user": trees.NOBODY, "group": trees.NOBODY, "extra_groups": [], "cwd": Path("/"), "env": env}
+    for python in (sys.executable, "/usr/bin/python3"):
+        if can_run(python, user):
+            break
+    else:
+        pytest.skip("another user may not run this Python")
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     folder.chmod(0o777)
-    try:
-        probe = subprocess.run(
-            [sys.executable, "-c", "import multitask.copying.run"], cwd="/", stderr=subprocess.PIPE, **user
-        )
-    except PermissionError:
-        probe = None
-    if probe is None or probe.returncode != 0:
-        shutil.rmtree(folder)
-        pytest.skip("another user may not run this Python")
-    yield folder, user
+    yield folder, {**user, "python": python}
     trees.remove(folder)
 
 
-def test_unreadable_entries_are_reported_and_the_rest_copied(as_nobody: tuple[Path, dict[str, object]]) -> None:
+def can_run(python: str, user: dict[str, Any]) -> bool:
+    version = f"import sys, multitask.copying.run; assert sys.version_info[:2] == {sys.version_info[:2]}"
+    try:
+        return subprocess.run([python, "-c", version], stderr=subprocess.DEVNULL, **user).returncode == 0
+    except OSError:
+        return False
+
+
+def test_unreadable_entries_are_reported_and_the_rest_copied(as_nobody: tuple[Path, dict[str, Any]]) -> None:
     folder, user = as_nobody
     src, dst = trees.make(folder / "src"), folder / "dst"
     (src / "a" / "b" / "binary").chmod(0o000)
     (src / "empty" / "x").write_text("x")
     (src / "empty").chmod(0o000)
-    done = shell.run("copy", src, dst, cwd=Path("/"), **user)
+    trees.give_away(src)
+    done = shell.run("copy", src, dst, **user)
     assert done.code == 1
-    failed = done.err.splitlines()[-4:-1]
-    assert sorted(failed) == [
-        "    a/b/binary: Permission denied",
-        "    empty: Permission denied",
-        "    secret: Permission denied",
-    ]
+    lines = done.err.splitlines()
+    assert lines[-4] == "  2 entries FAILED:"
+    assert sorted(lines[-3:-1]) == ["    a/b/binary: Permission denied", "    empty: Permission denied"]
     copied, original = trees.look(dst), trees.look(src)
-    assert original.keys() - copied.keys() == {"a/b/binary", "empty", "empty/x", "secret"}
+    assert original.keys() - copied.keys() == {"a/b/binary", "empty", "empty/x"}
     assert all(copied[path] == original[path] for path in copied)
 
 
-def test_read_only_folders_are_filled_and_filled_again(as_nobody: tuple[Path, dict[str, object]]) -> None:
+def test_read_only_folders_are_filled_and_filled_again(as_nobody: tuple[Path, dict[str, Any]]) -> None:
     folder, user = as_nobody
     src, dst = trees.make(folder / "src"), folder / "dst"
-    (src / "secret").chmod(0o444)
-    assert shell.run("copy", src, dst, cwd=Path("/"), **user).code == 0
+    trees.give_away(src)
+    assert shell.run("copy", src, dst, **user).code == 0
     assert trees.look(dst) == trees.look(src)
     (src / "closed" / "inside").write_text("changed since")
-    done = shell.run("copy", "--merge", src, dst, cwd=Path("/"), **user)
+    done = shell.run("copy", "--merge", src, dst, **user)
     assert done.code == 0, done.err
     assert trees.look(dst) == trees.look(src)
 
 
-def test_a_destination_that_may_not_be_made_is_refused(as_nobody: tuple[Path, dict[str, object]]) -> None:
+def test_a_destination_that_may_not_be_made_is_refused(as_nobody: tuple[Path, dict[str, Any]]) -> None:
     folder, user = as_nobody
     (folder / "src").mkdir()
     (folder / "mine").mkdir(0o755)
-    done = shell.run("copy", folder / "src", folder / "mine" / "dst", cwd=Path("/"), **user)
+    done = shell.run("copy", folder / "src", folder / "mine" / "dst", **user)
     assert done.code == 2
     assert "cannot make" in done.err and "Permission denied" in done.err

@@ -38,7 +38,7 @@ def test_the_summary_ends_with_failures_then_the_next_command() -> None:
     lines = summary_lines(done, "try again")
     assert lines[-1] == "next: try again"
     assert lines[-2] == "    bad: Permission denied"
-    assert lines[0] == "copied in part: src -> dst in 1.50 s (2.0 kB/s)"
+    assert lines[0] == "copied in part: src -> dst in 1.50 s (3 files/s, 2.0 kB/s)"
     assert lines[1] == "  5 files (3.0 kB), 0 links, 2 folders + 1 skipped + 1 failed = 9 entries found"
 
 

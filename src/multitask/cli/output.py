@@ -140,7 +140,7 @@ class Bar:
     def _draw(self, share: float | None, text: str) -> None:
         if self._live is None:
             self._live = _rich_bar()
-            self._row = self._live.add_task(self._what, total=1.0, text="")
+            self._row = self._live.add_task(self._what, total=1.0, text=text)
             self._live.start()
         total = None if share is None else 1.0
         self._live.update(self._row, completed=share or 0.0, total=total, text=text)

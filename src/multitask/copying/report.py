@@ -140,7 +140,7 @@ def progress_text(progress: Progress) -> str:
         f"{size_text(progress.bytes)} of {total_size}",
         f"{size_text(progress.rate)}/s",
     ]
-    if progress.seconds_left is not None and progress.counted:
+    if progress.seconds_left is not None and progress.counted and progress.share < 1:
         left = max(round(progress.seconds_left), 1)
         parts.append(f"{left} s left" if left < 60 else f"{time_text(left)} left")
     if progress.failed:
@@ -163,8 +163,10 @@ def summary_lines(report: CopyReport, next_step: str) -> list[str]:
 
 
 def _headline(report: CopyReport) -> str:
-    rate = report.bytes / report.seconds if report.seconds > 0 else 0
-    pace = f"in {time_text(report.seconds)}" + (f" ({size_text(rate)}/s)" if report.bytes else "")
+    pace = f"in {time_text(report.seconds)}"
+    if report.files and report.seconds > 0:
+        files, size = report.files / report.seconds, report.bytes / report.seconds
+        pace += f" ({files:,.0f} files/s, {size_text(size)}/s)"
     where = f"{shown(report.source)} -> {shown(report.target)}"
     verb = "interrupted" if report.interrupted else "copied" if report.ok else "copied in part"
     return f"{verb}: {where} {pace}"
