@@ -1,104 +1,24 @@
-"""PortableCore with pipes, its workers' ends driven by hand: what is sent when, and what is left after a death."""
+"""PortableCore with pipes, its workers' ends driven by hand: what is sent when."""
 
 from __future__ import annotations
 
 import os
 import pickle
-import selectors
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from pipe_bench import Bench, args_of, has_message, packed
 
+from multitask._engine import clock
 from multitask._engine.channels import kinds, pipe
-from multitask._engine.channels.frames import frame
-from multitask._engine.channels.pipe import ChildPipe
+from multitask._engine.channels.frames import Frames, frame
 from multitask._engine.core import CALL, CANCELLED, CHUNK, FINISHED, GONE, RUNNING, TAKEN_BACK, Options
-from multitask._engine.portable import PortableCore
 from multitask._engine.wire import Parcel
 from multitask.errors import PoolClosed
 from multitask.policies import Priority
-
-
-class Ref(NamedTuple):
-    id: int
-    needs: tuple[Any, ...]
-
-
-class Encoder:
-    """Pickles; the functions in ``known`` travel by number, with one definition each."""
-
-    def __init__(self) -> None:
-        self.known: dict[Any, int] = {}
-
-    def function(self, fn: Any) -> Ref | None:
-        number = self.known.get(fn)
-        return None if number is None else Ref(number, ((number, None, Parcel(pickle.dumps(fn))),))
-
-    def dump(self, obj: Any) -> tuple[Parcel, tuple[Any, ...]]:
-        buffers: list[Any] = []
-        data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
-        return Parcel(data, tuple(buffer.raw() for buffer in buffers)), ()
-
-    def load(self, parcel: Parcel) -> Any:
-        return pickle.loads(parcel.data, buffers=parcel.buffers)
-
-    def load_error(self, parcel: Parcel) -> BaseException:
-        error = pickle.loads(parcel.data)
-        assert isinstance(error, BaseException)
-        return error
-
-
-def packed(obj: Any) -> Parcel:
-    return Encoder().dump(obj)[0]
-
-
-class Bench:
-    """A core, its hand-driven worker ends, and the means to drive both from one thread."""
-
-    def __init__(self, **options: Any) -> None:
-        self.encoder = Encoder()
-        self.core = PortableCore(encoder=self.encoder, **options)  # type: ignore[arg-type]
-        self.ends: dict[int, ChildPipe] = {}
-        self.deaths: dict[int, int] = {}
-
-    def worker(self, wid: int, hello: bool = True, watched: bool = False) -> ChildPipe:
-        channel, fds = pipe.make()
-        self.core.add_worker(wid, channel)
-        end = self.ends[wid] = ChildPipe([os.dup(fd) for fd in fds])
-        channel.close_child()
-        if watched:
-            alive, self.deaths[wid] = os.pipe()
-            self.core.watch(alive, wid)
-            self.deaths[-1 - wid] = alive
-        if hello:
-            end.send(kinds.HELLO)
-            assert self.core.attend(10) == [("ready", wid)]
-        return end
-
-    def die(self, wid: int) -> None:
-        """The worker's process ends: its descriptors close, then its death shows."""
-        self.ends.pop(wid).close()
-        if wid in self.deaths:
-            os.close(self.deaths.pop(wid))
-
-    def submit(self, *args: Any, options: Options | None = None, **more: Any) -> Any:
-        return self.core.submit(abs, args, None, options, **more)
-
-    def step(self) -> list[Any]:
-        return self.core.attend(0)
-
-    def answer(self, wid: int, value: Any, kind: int = kinds.OK) -> None:
-        self.ends[wid].send(kind, packed(value))
-
-    def close(self) -> None:
-        self.core.dispose()
-        for end in self.ends.values():
-            end.close()
-        for fd in self.deaths.values():
-            os.close(fd)
 
 
 @pytest.fixture
@@ -106,20 +26,6 @@ def bench() -> Iterator[Bench]:
     bench = Bench()
     yield bench
     bench.close()
-
-
-def args_of(message: Any) -> Any:
-    """The arguments in a CALL whose function travelled inside."""
-    kind, number, _, parcel = message
-    assert (kind, number) == (kinds.CALL, 0)
-    return pickle.loads(parcel.data)[1]
-
-
-def has_message(end: ChildPipe) -> bool:
-    selector = selectors.DefaultSelector()
-    with selector:
-        selector.register(end._fd_in, selectors.EVENT_READ)
-        return bool(selector.select(0))
 
 
 # --- the journey of a call
@@ -307,8 +213,6 @@ def test_a_large_reply_comes_in_pieces_and_its_buffers_are_writable(bench: Bench
 
 
 def test_messages_survive_any_splitting() -> None:
-    from multitask._engine.channels.frames import Frames
-
     sent = [
         (kinds.CALL, 3, CHUNK, Parcel(b"data", (memoryview(b"one"), memoryview(b""), memoryview(b"two" * 50)))),
         (kinds.DEFINE, 4, "näme", Parcel(b"")),
@@ -324,186 +228,6 @@ def test_messages_survive_any_splitting() -> None:
         for start in range(0, len(stream), size):
             frames.feed(memoryview(stream)[start : start + size])
         assert frames.messages == sent
-
-
-# --- endings of workers
-
-
-def test_the_task_of_a_dead_worker_is_lost_with_what_is_known_about_it(bench: Bench) -> None:
-    end = bench.worker(1, watched=True)
-    task = bench.submit([1, 2, 3], mode=CHUNK)
-    bench.step()
-    end.receive()
-    end.item(2)
-    end.note(b"half way")
-    started = bench.core.started(task)
-    bench.die(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    removed = bench.core.remove_worker(1)
-    assert removed.lost is task and removed.item == 2 and removed.started == started
-    assert removed.crumb is not None and removed.crumb[0] == "half way"
-    assert not task._settled
-    bench.core.settle(task, FINISHED, False, ValueError("lost"))
-    assert not task._outcome()[0]
-
-
-def test_a_task_that_a_dead_worker_never_took_runs_elsewhere_before_the_others(bench: Bench) -> None:
-    bench.worker(1, watched=True)
-    bench.submit(1)
-    bench.submit(2)
-    bench.step()
-    bench.die(1)  # killed with the call in its pipe, unread
-    assert bench.core.attend(10) == [("exit", 1)]
-    removed = bench.core.remove_worker(1)
-    assert removed.lost is None and removed.returned == 1
-    assert args_of(bench.worker(2).receive()) == (1,)
-
-
-def test_a_reply_sent_before_the_death_counts(bench: Bench) -> None:
-    end = bench.worker(1, watched=True)
-    task = bench.submit(1)
-    bench.step()
-    end.receive()
-    bench.answer(1, "made it")
-    bench.die(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    assert task._outcome() == (True, "made it")
-    assert bench.core.remove_worker(1).lost is None
-
-
-@pytest.mark.parametrize("cut", [1, 31, 32, 33, -1])
-def test_half_a_reply_counts_for_nothing(bench: Bench, cut: int) -> None:
-    end = bench.worker(1, watched=True)
-    task = bench.submit(1)
-    bench.step()
-    end.receive()
-    os.write(end._fd_out, b"".join(frame(kinds.OK, packed("never")))[:cut])
-    bench.die(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    assert bench.core.remove_worker(1).lost is task
-
-
-def test_removing_a_worker_reads_what_it_had_sent(bench: Bench) -> None:
-    end = bench.worker(1)
-    task = bench.submit(1)
-    bench.step()
-    end.receive()
-    bench.answer(1, 5)
-    assert bench.core.remove_worker(1).lost is None
-    assert task._outcome() == (True, 5)
-
-
-def test_a_closed_stream_of_an_unwatched_worker_is_its_end(bench: Bench) -> None:
-    bench.worker(1)
-    bench.die(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    assert bench.step() == []
-
-
-def test_a_worker_that_closes_its_stream_and_lives_is_told_as_ended(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("multitask._engine.pipelanes.GRACE_SECONDS", 0.05)
-    bench.worker(1, watched=True)
-    bench.ends.pop(1).close()
-    assert bench.core.attend(10) == [("exit", 1)]
-    bench.submit(1)
-    bench.step()
-    assert bench.core.counts() == (1, 0, 0), "it gets nothing more"
-
-
-def test_a_stream_that_carries_no_messages_is_the_end_of_its_worker(bench: Bench) -> None:
-    end = bench.worker(1)
-    os.write(end._fd_out, b"printed by somebody who guessed the descriptor")
-    assert bench.core.attend(10) == [("exit", 1)]
-
-
-def test_sending_to_a_dead_worker_loses_nothing(bench: Bench) -> None:
-    bench.worker(1, watched=True)
-    bench.die(1)
-    task = bench.submit(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    bench.core.remove_worker(1)
-    assert args_of(bench.worker(2).receive()) == (1,)
-    assert bench.core.running(task)
-
-
-def test_a_retired_worker_finishes_its_task_and_is_told_to_stop(bench: Bench) -> None:
-    end = bench.worker(1)
-    task = bench.submit(1)
-    bench.step()
-    bench.core.retire(1)
-    bench.submit(2)
-    bench.answer(1, 1)
-    bench.step()
-    assert task._settled
-    assert [end.receive()[0], end.receive()[0]] == [kinds.CALL, kinds.STOP]
-    assert not has_message(end)
-
-
-def test_a_condemned_worker_gets_nothing_more(bench: Bench) -> None:
-    bench.worker(1)
-    task, other = bench.submit(1), bench.submit(2)
-    bench.step()
-    assert bench.core.condemn(other) is None
-    assert bench.core.condemn(task) == 1
-    bench.answer(1, 1)
-    bench.step()
-    assert task._settled
-    assert bench.core.counts() == (1, 0, 0)
-    assert bench.core.condemn(task) is None
-
-
-def test_a_task_given_up_with_its_worker_is_lost_even_when_it_was_not_taken(bench: Bench) -> None:
-    bench.worker(1)
-    task = bench.submit(1)
-    bench.step()
-    bench.core.condemn(task)
-    bench.die(1)
-    assert bench.core.attend(10) == [("exit", 1)]
-    assert bench.core.remove_worker(1).lost is task
-
-
-def test_a_task_settled_while_it_runs_keeps_its_worker_busy_until_the_answer(bench: Bench) -> None:
-    end = bench.worker(1)
-    task, other = bench.submit(1), bench.submit(2)
-    bench.step()
-    bench.core.settle(task, CANCELLED, False, None)
-    bench.step()
-    end.receive()
-    assert not has_message(end) and not bench.core.running(task)
-    bench.answer(1, 1)
-    bench.step()
-    assert task._status == CANCELLED
-    assert bench.core.running(other)
-
-
-def test_bye_and_broken_are_told_and_end_the_feeding(bench: Bench) -> None:
-    leaving, failing = bench.worker(1), bench.worker(2, hello=False)
-    leaving.send(kinds.BYE, "maxtasksperchild")
-    failing.send(kinds.BROKEN, packed(ValueError("init")))
-    events = []
-    while len(events) < 2:
-        events += bench.core.attend(10)
-    events.sort()
-    assert events[0] == ("broken", 2, events[0][2]) and events[0][2].args == ("init",)
-    assert events[1] == ("bye", 1, "maxtasksperchild")
-    bench.submit(1)
-    bench.step()
-    assert bench.core.counts() == (1, 0, 0)
-
-
-def test_a_call_that_crosses_a_bye_runs_elsewhere(bench: Bench) -> None:
-    end = bench.worker(1, watched=True)
-    bench.submit(1)
-    bench.step()
-    end.send(kinds.BYE, "maxtasksperchild")  # without having read the call
-    bench.die(1)
-    events = []
-    while ("exit", 1) not in events:
-        events += bench.core.attend(10)
-    removed = bench.core.remove_worker(1)
-    assert removed.lost is None and removed.returned == 1
 
 
 # --- retries and timeouts
@@ -587,28 +311,9 @@ def test_posts_arrive_in_order(bench: Bench) -> None:
 
 
 def test_attend_returns_when_the_time_is_over(bench: Bench) -> None:
-    from multitask._engine import clock
-
     before = clock.monotonic()
     assert bench.core.attend(0.02) == []
     assert clock.monotonic() - before >= 0.02
-
-
-def test_nothing_special_of_linux_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("eventfd", "memfd_create", "pidfd_open"):
-        monkeypatch.delattr(os, name, raising=False)
-    monkeypatch.setattr(selectors, "DefaultSelector", selectors.SelectSelector)
-    for test in (
-        test_a_call_goes_out_and_its_result_comes_back,
-        test_posts_arrive_in_order,
-        test_sending_more_than_the_pipe_holds_does_not_block,
-        test_a_task_that_a_dead_worker_never_took_runs_elsewhere_before_the_others,
-    ):
-        bench = Bench()
-        try:
-            test(bench)
-        finally:
-            bench.close()
 
 
 def test_a_submit_wakes_a_sleeping_manager_and_a_reply_the_caller(bench: Bench) -> None:
@@ -654,3 +359,26 @@ def test_making_a_channel_without_descriptors_left_leaks_none(monkeypatch: pytes
     with pytest.raises(OSError, match="Too many"):
         pipe.make()
     assert not fds.exists() or len(list(fds.iterdir())) == before
+
+
+def test_a_core_inherited_through_a_fork_refuses_instead_of_hanging(bench: Bench) -> None:
+    end = bench.worker(1)
+    task = bench.submit(1)
+    bench.core.disown()
+    with pytest.raises(PoolClosed, match="belongs to the parent"):
+        bench.core.wait(task, None)
+    with pytest.raises(PoolClosed, match="belongs to the parent"):
+        bench.submit(2)
+    with pytest.raises(EOFError):
+        end.receive()
+
+
+def test_pending_tells_every_task_that_is_not_settled(bench: Bench) -> None:
+    bench.worker(1)
+    failed, running, waiting, gone = (bench.submit(number, options=Options(retries=1)) for number in range(4))
+    bench.step()
+    bench.answer(1, ValueError(), kinds.ERROR)
+    bench.step()
+    bench.core.withdraw(gone)
+    new = bench.submit(4)
+    assert set(bench.core.pending()) == {failed, running, waiting, new}
