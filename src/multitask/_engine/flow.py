@@ -79,7 +79,8 @@ class Flow:
         self.buffer = plan.buffer
         self.line: collections.deque[Task[Any]] = collections.deque()  # ordered: tasks in the order of the items
         self.basket = None if plan.ordered else make_basket(core)
-        self.unsettled: set[Task[Any]] = set()  # unordered: what close() has to cancel
+        self.untaken: set[Task[Any]] = set()  # unordered: tasks that the consumer has not got yet
+        self.early: set[Task[Any]] = set()  # unordered: tasks that it got before they were in there
         # Reentrant: a Stream may be collected, and so touch its Flow, in a thread that holds the lock.
         self.changed = threading.Condition(threading.RLock())
         self.pulled = 0  # items
@@ -145,14 +146,24 @@ class Flow:
         with self.changed:
             if self.basket is None:
                 self.line.append(task)
-            elif not task._settled:
-                self.unsettled.add(task)
-                if task._settled:  # between the two looks: the consumer may have had it already
-                    self.unsettled.discard(task)
+            elif task in self.early:
+                self.early.remove(task)
+            else:
+                self.untaken.add(task)
             self.submitted += 1
             if self.closed:
                 self.core.withdraw(task)
             self.changed.notify_all()
+
+    def take(self) -> Task[Any]:
+        """Unordered: a settled task out of the basket; IndexError when there is none."""
+        task: Task[Any] = self.basket.ready.popleft()  # type: ignore[union-attr]
+        with self.changed:
+            if task in self.untaken:
+                self.untaken.remove(task)
+            else:
+                self.early.add(task)
+        return task
 
     def finish(self, error: BaseException | None = None) -> None:
         """Pull nothing more; what was submitted goes on, and *error* follows it."""
@@ -190,8 +201,7 @@ class Flow:
 
     def _unread(self) -> list[Task[Any]]:
         with self.changed:
-            ready = [] if self.basket is None else [*self.basket.ready]
-            return [*self.line, *self.unsettled, *ready]
+            return [*self.line, *self.untaken]
 
 
 def _feed(flow: Flow) -> None:

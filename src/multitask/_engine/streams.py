@@ -103,9 +103,7 @@ class Stream(Iterator[T]):
                         return line.popleft()
             elif basket.ready:
                 self._taken += 1
-                task: Task[Any] = basket.ready.popleft()
-                flow.unsettled.discard(task)
-                return task
+                return flow.take()
             elif flow.submitted > self._taken:
                 target = basket
             left = None if until is None else until - clock.monotonic()
