@@ -132,3 +132,33 @@ def test_a_worker_dies_with_its_parent(way: str) -> None:
         died = reaping.wait(worker, 2.0)
         os.close(worker)
     assert died
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_without_pidfds_alone_both_other_methods_work_and_kill_everything(method: str) -> None:
+    code = f"""
+import os, sys
+del os.pidfd_open
+sys.path.insert(0, sys.argv[1])
+from multitask._engine.workers import process, reaping
+assert process.start_methods() == ("spawn", "fork")
+for spec, kill, code in (
+    ({{"target": "worker_targets:leave", "how": "exit"}}, False, 3),
+    ({{"target": "worker_targets:stay", "brood": ["session", "child", "daemon"]}}, True, -9),
+):
+    read, write = os.pipe()
+    worker = process.start_worker({method!r}, spec, [write])
+    os.close(write)
+    with open(read) as file:
+        print(file.readline(), flush=True)
+    if kill:
+        assert worker.alive()
+        assert worker.kill_tree() == []
+    assert reaping.wait(worker.fileno(), 30)
+    assert worker.exitcode() == code, worker.exitcode()
+    worker.close()
+"""
+    command = [sys.executable, "-W", "error", "-c", code, str(SUPPORT)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

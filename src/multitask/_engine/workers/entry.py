@@ -7,6 +7,7 @@ process goes on in it: no signal handler, no atexit handler, no half-filled outp
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import io
 import os
@@ -57,18 +58,19 @@ def prepare() -> None:
     """Load what a forked child needs, so that not each of them has to."""
     global _prctl
     if _prctl is None and sys.platform == "linux":
-        import ctypes  # only where it is used: it takes as long to load as all the rest of this package
-
         try:
-            _prctl = ctypes.CDLL(None).prctl
-        except (OSError, AttributeError):
-            pass
+            import _ctypes  # ctypes around it takes as long to load as all the rest of a forked worker's start
+
+            address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+        except (ImportError, OSError, AttributeError):
+            return
+        _prctl = functools.partial(_ctypes.call_function, address)
 
 
 def adopt_orphans() -> bool:
     """Become the parent of descendants whose own parent ended, so that they are found when the tree is killed."""
     prepare()
-    return _prctl is not None and _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    return _prctl is not None and _prctl((_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
 
 
 def calm_signals() -> None:

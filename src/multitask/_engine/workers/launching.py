@@ -13,7 +13,6 @@ import marshal
 import os
 import pickle
 import select
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +49,8 @@ def launch(module: str, order_fd: int, pass_fds: Sequence[int], title: str) -> i
     It leads a process group of its own and has only the descriptors named in *pass_fds* and 0 (nothing), 1, 2.
     Returns its pid; to reap it is the caller's business.
     """
+    import subprocess  # not for those who only fork
+
     command = [_executable(), *_flags(), "-c", _BOOT.format(module=module), str(order_fd), title]
     group: dict[str, Any] = {"process_group": 0} if hasattr(os, "setpgid") else {}
     started = subprocess.Popen(
@@ -88,4 +89,6 @@ def _executable() -> str:
 
 def _flags() -> list[str]:
     """The interpreter's own options as they were given to this one: -X, -W, -O, -B and the like."""
+    import subprocess
+
     return list(subprocess._args_from_interpreter_flags())  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ DEATH_SECONDS = 2.0  # for a killed worker to be dead when its last owner lets g
 
 _NOBODY = -1  # a birth that no process has
 _numbers = itertools.count(1)
-_living: weakref.WeakSet[WorkerProcess] = weakref.WeakSet()
+_living: weakref.WeakValueDictionary[str, WorkerProcess] = weakref.WeakValueDictionary()
 _unreaped: list[reaping.Reaper] = []  # killed, but not dead when their owner let go
 
 
@@ -46,7 +46,7 @@ class WorkerProcess:
         self._lock = threading.Lock()
         self._reaped = False
         self._code: int | None = None
-        _living.add(self)
+        _living[marker] = self
 
     def __repr__(self) -> str:
         if self._reaped:
@@ -364,8 +364,10 @@ def _reap_late() -> None:
 
 def _close_all() -> None:
     """At the end of the program, after the pools have ended: leave no process behind, nor a fork server."""
-    for worker in tuple(_living):
-        worker.close()
+    for reference in _living.valuerefs():
+        worker = reference()
+        if worker is not None:
+            worker.close()
     server.stop()
 
 
