@@ -79,7 +79,11 @@ class Lane:
         if fork:
             self._fork()
         else:
-            command = [sys.executable, "-c", "import sys; sys.path[:] = " + repr(sys.path) + "; import wire_lane as w; w.child_main()"]
+            command = [
+                sys.executable,
+                "-c",
+                "import sys; sys.path[:] = " + repr(sys.path) + "; import wire_lane as w; w.child_main()",
+            ]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             assert self.process.stdin and self.process.stdout
             self.outlet, self.inlet = self.process.stdin, self.process.stdout

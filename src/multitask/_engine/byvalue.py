@@ -91,15 +91,22 @@ def _can_import(name: str, module: ModuleType) -> bool:
 
 
 def importable(thing: Any) -> bool:
-    """Whether a function or class is found under its own name in an importable module."""
+    """Whether a function, class or the like is found under its own name in an importable module."""
     name = getattr(thing, "__module__", None)
     if not isinstance(name, str) or name in _MAINS:
         return False
     module = sys.modules.get(name)
     if module is None:
         return False
+    qualname: str = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", "")
+    known = _importable.get(name)
+    if known is not None and known[0] is module:
+        if not known[1]:
+            return False
+        if vars(module).get(qualname) is thing:
+            return True
     found: Any = module
-    for part in thing.__qualname__.split("."):
+    for part in qualname.split("."):
         found = getattr(found, part, ABSENT)
     return found is thing and importable_module(name, module)
 
@@ -118,14 +125,15 @@ class Namespaces:
     def key(self, namespace: dict[str, Any]) -> str:
         if namespace is main_namespace():
             return ""
-        name = namespace.get("__name__")
-        if name is None or name in _MAINS:
+        name = str(namespace.get("__name__", ""))
+        if name in _MAINS:
             return ""
         module = sys.modules.get(name)
         if module is not None and module.__dict__ is namespace and importable_module(name, module):
             return "@" + name
         with self._lock:
-            return self._own.setdefault(id(namespace), (namespace, f"#{len(self._own)}"))[1]
+            _, key = self._own.setdefault(id(namespace), (namespace, f"#{len(self._own)}"))
+        return key
 
     def find(self, key: str) -> dict[str, Any]:
         if key.startswith("@"):

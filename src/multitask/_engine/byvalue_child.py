@@ -20,7 +20,14 @@ from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, homes
 from multitask._engine.byvalue_classes import arrived, reduce_class
 from multitask._engine.byvalue_graph import Parcel
 from multitask._engine.byvalue_missing import make_missing
-from multitask._engine.byvalue_pickle import ValuePickler, is_plain, learn_lazily_imported, pickled_somehow
+from multitask._engine.byvalue_pickle import (
+    DESK_BYTES,
+    Desk,
+    ValuePickler,
+    is_plain,
+    learn_lazily_imported,
+    pickled_somehow,
+)
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue_snapshot import Snapshot
@@ -47,6 +54,7 @@ class Decoder:
         self._born: dict[int, tuple[weakref.ref[type], int]] = {}
         self._births = 0
         self._namespaces = Namespaces()
+        self._desk: Desk | None = None
         self._old_main: ModuleType | None = None
 
     def install(self) -> None:
@@ -164,6 +172,21 @@ class Decoder:
         """A result as a parcel. Raises CannotTravel that names the path to what cannot travel."""
         if is_plain(obj):
             return Parcel(pickle.dumps(obj, PROTOCOL))
+        desk, self._desk = self._desk or Desk(self), None
+        try:
+            desk.pickler.dump(obj)
+        except Exception:
+            return self._dump_again(obj)
+        data = desk.file.getvalue()
+        parcel = Parcel(data, tuple(desk.buffers))
+        if len(data) < DESK_BYTES:
+            desk.clear()
+            self._desk = desk
+        return parcel
+
+    def _dump_again(self, obj: object) -> Parcel:
+        """After a failure: with the reducers for exotic types, and with witnesses to what fails."""
+        learn_lazily_imported()
         seen: list[object] = []
         try:
             data, buffers, _, _ = pickled_somehow(self, obj, seen=seen)
@@ -219,6 +242,9 @@ class Decoder:
         return born[1]
 
     def write_object(self, pickler: ValuePickler, thing: Any, reduced: Callable[[Any], Any]) -> Any:
+        name = None if self._snapshot is None else self._snapshot.name(thing)
+        if name is not None:
+            return byvalue.inherited, (self.space, name)
         number = self._number(thing)
         return reduced(thing) if number is None else (byvalue.resolve, (self.space, number))
 

@@ -93,7 +93,8 @@ def reduce_class(cls: type, space: int, number: int, replaced: dict[str, object]
         if members is not None and (name in _ENUM_OWN or name in cls.__members__):  # type: ignore[attr-defined]
             continue
         attributes[name] = replaced.get(name, value)
-    made = (space, number, born, type(cls), cls.__name__, cls.__bases__, basis, members)
+    meta = type(cls) if is_python_class(type(cls)) or importable(type(cls)) else None  # ctypes hides its own
+    made = (space, number, born, meta, cls.__name__, cls.__bases__, basis, members)
     return make_class, made, (attributes, _registered(cls)), None, None, fill_class
 
 
@@ -130,7 +131,7 @@ def make_class(
     space: int,
     number: int,
     born: bool,
-    meta: type,
+    meta: type | None,
     name: str,
     bases: tuple[type, ...],
     basis: dict[str, Any],
@@ -139,6 +140,8 @@ def make_class(
     known: Any = arrived.get((space, number), ABSENT) if born else homes[space].known(number)
     if known is not ABSENT:
         return known  # type: ignore[no-any-return]
+    if meta is None:
+        meta = next(type(base) for base in bases if type(base) is not type)
     if members is not None:
         made = _make_enum(meta, name, bases, basis, members)
     else:
@@ -150,7 +153,7 @@ def make_class(
 
 
 def _make_plain(meta: Any, name: str, bases: tuple[type, ...], basis: dict[str, Any]) -> type:
-    maker = next(kind for kind in meta.__mro__ if kind is type or importable(kind))
+    maker = next(kind for kind in meta.__mro__ if not is_python_class(kind) or importable(kind))
     with _quiet(bases, by_value_only=True):
         try:
             if maker is meta:
@@ -162,7 +165,8 @@ def _make_plain(meta: Any, name: str, bases: tuple[type, ...], basis: dict[str, 
         except Exception:  # a parent or metaclass wants keywords or attributes that come later
             pass
     with _quiet(bases, by_value_only=False):
-        return type.__new__(meta, name, bases, dict(basis))
+        bare: type = type.__new__(meta, name, bases, dict(basis))
+        return bare
 
 
 @contextlib.contextmanager
@@ -201,7 +205,7 @@ def fill_class(cls: type, state: tuple[dict[str, Any], tuple[type, ...]]) -> Non
     if _bare.pop(id(cls), None) is None:
         return  # known already: not a single attribute is touched
     attributes, registered = state
-    natural = importable(type(cls)) and type(cls).__module__ == "_ctypes"
+    natural = type(cls).__module__ == "_ctypes"
     for name, value in attributes.items():
         if name == "__slots__":
             continue

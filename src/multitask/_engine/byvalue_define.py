@@ -51,8 +51,9 @@ class Definitions:
     def __init__(self, space: int, snapshot: Mapping[str, object] | None) -> None:
         self.space = space
         self.note: Callable[[str], None] = _to_stderr
-        self.snapshot = None if snapshot is None else Snapshot(snapshot)
+        learn_lazily_imported()
         self.namespaces = Namespaces()
+        self.snapshot = None if snapshot is None else Snapshot(snapshot, self.namespaces)
         self.by_object: dict[int, Definition] = {}
         self.dead: deque[int] = deque()  # numbers that nobody can need any more
         self._lock = threading.Lock()
@@ -115,10 +116,8 @@ class Definitions:
         if type(subject) is FunctionType:
             if not importable(subject):
                 definition.reads = self._reads(subject)
-        elif isinstance(subject, type):
-            learn_lazily_imported()
-            if is_python_class(subject) and not importable(subject):
-                return self._written_class(subject, definition)
+        elif isinstance(subject, type) and is_python_class(subject) and not importable(subject):
+            return self._written_class(subject, definition)
         return self.pickled(subject, _title(subject), definition)[:3]
 
     def _written_class(self, cls: type, definition: Definition) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
@@ -145,6 +144,7 @@ class Definitions:
         self, obj: object, title: str, definition: Definition | None = None, replaced: dict[str, object] | None = None
     ) -> tuple[bytes, tuple[Any, ...], list[Definition], ValuePickler]:
         """*obj* as a pickle; raises CannotTravel that names the path to what failed, starting with *title*."""
+        learn_lazily_imported()
         seen: list[object] = []
         root = None if definition is None else (obj, definition)
         try:
@@ -162,7 +162,6 @@ class Definitions:
         if self.snapshot is not None and self.snapshot.holds(key, value):
             deps = (self.define(value),) if self.snapshot.name(value) is not None else ()
             return self._bind(key, value, Parcel(self._by_name(key)), deps, False)
-        learn_lazily_imported()
         try:
             data, buffers, found, _ = self.pickled(value, f"global {name!r}")
         except Exception as error:

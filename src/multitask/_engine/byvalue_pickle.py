@@ -112,6 +112,37 @@ def pickled(
     return file.getvalue(), tuple(buffers), found, pickler
 
 
+class Desk:
+    """A pickler that one thread uses again and again for small payloads: making a new one costs 1 µs."""
+
+    __slots__ = ("buffers", "file", "found", "pickler")
+
+    def __init__(self, traveller: Traveller) -> None:
+        self.file = file = io.BytesIO()
+        self.buffers: list[memoryview] = []
+        self.found: list[Any] = []
+        self.pickler = ValuePickler(file, PROTOCOL, buffer_callback=self._out_of_band)
+        self.pickler.traveller = traveller
+        self.pickler.found = self.found
+
+    def _out_of_band(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < IN_BAND_BYTES:
+            return True
+        self.buffers.append(raw)
+        return False
+
+    def clear(self) -> None:
+        self.pickler.clear_memo()
+        self.file.seek(0)
+        self.file.truncate()
+        self.found.clear()
+        self.buffers.clear()
+
+
+DESK_BYTES = 256 * 1024  # after a larger payload the desk is not kept
+
+
 def pickled_somehow(
     traveller: Traveller, obj: object, *, seen: list[object] | None = None, **options: Any
 ) -> tuple[bytes, tuple[Any, ...], list[Any], ValuePickler]:
@@ -265,14 +296,9 @@ def _fill_generic(fn: Any, registry: dict[type, Callable[..., Any]]) -> None:
 
 def _named(pickler: ValuePickler, thing: Any) -> Any:
     """TypeVar and its kin, NewType: pickled by name, or made anew where the name cannot be imported."""
-    if importable_name(thing):
+    if importable(thing):
         return NotImplemented
     return pickler.traveller.write_object(pickler, thing, _reduce_named)
-
-
-def importable_name(thing: Any) -> bool:
-    module = sys.modules.get(thing.__module__ or "")
-    return getattr(module, thing.__name__, None) is thing and importable_module(thing.__module__, module)  # type: ignore[arg-type]
 
 
 def _reduce_named(thing: Any) -> Any:
@@ -309,6 +335,7 @@ def _error(pickler: ValuePickler, error: BaseException) -> Any:
 
 Reducer = Callable[[Any, Any], Any]
 reducers: dict[type, Reducer] = {
+    type: _class,
     FunctionType: _function,
     ModuleType: _module,
     CellType: _cell,
@@ -323,14 +350,27 @@ reducers: dict[type, Reducer] = {
     functools.cached_property: _cached_property,
 }
 CACHED_TYPE = type(functools.lru_cache(lambda: None))
+DEFINED_TYPES: set[type] = {CACHED_TYPE}  # besides functions and classes: what is sent once, under a number
+
+
+_learnt: set[str] = set()
 
 
 def learn_lazily_imported() -> None:
-    """Add reducers for types of modules that we do not import ourselves; called when a class or module travels."""
+    """Add reducers for types of modules that we do not import ourselves."""
+    for name in ("typing", "dataclasses"):
+        if name in sys.modules and name not in _learnt:
+            _learn()
+            _learnt.add(name)
+
+
+def _learn() -> None:
     typing = sys.modules.get("typing")
     if typing is not None:
         for name in ("TypeVar", "ParamSpec", "TypeVarTuple", "NewType"):
-            reducers.setdefault(getattr(typing, name), _named)
+            if hasattr(typing, name):
+                reducers.setdefault(getattr(typing, name), _named)
+                DEFINED_TYPES.add(getattr(typing, name))
     dataclasses = sys.modules.get("dataclasses")
     if dataclasses is not None:
         for name in ("_FIELD", "_FIELD_CLASSVAR", "_FIELD_INITVAR", "MISSING", "KW_ONLY", "_HAS_DEFAULT_FACTORY"):

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from multitask._engine.byvalue import ABSENT, cell_content, code_facts, importable
+from multitask._engine.byvalue import ABSENT, Namespaces, cell_content, code_facts, importable, main_namespace
 from multitask._engine.byvalue_graph import stamp_of
+from multitask._engine.byvalue_pickle import DEFINED_TYPES
 
 Read = tuple[dict[str, Any], str, str]
 
@@ -15,7 +16,9 @@ Read = tuple[dict[str, Any], str, str]
 class Snapshot:
     """Names of the functions and classes of ``__main__`` at the fork. Never changes; read in parent and child."""
 
-    def __init__(self, values: Mapping[str, object]) -> None:
+    def __init__(self, values: Mapping[str, object], namespaces: Namespaces) -> None:
+        self._namespaces = namespaces
+        self._main = main_namespace()
         self.values = dict(values)
         self._names: dict[int, str] = {}
         self._stamps: dict[str, tuple[Any, ...]] = {}
@@ -23,15 +26,20 @@ class Snapshot:
             self._add(name, value)
 
     def _add(self, name: str, value: Any) -> None:
-        if not (type(value) is FunctionType or isinstance(value, type)) or importable(value):
+        if not _by_value(value):
             return
         if id(value) in self._names:
             return
+        if type(value) is FunctionType and not self._shared(value.__globals__):
+            return  # what shares its globals but came later would not find the worker's copy of them
         self._names[id(value)] = name
         self._stamps[name] = stamp_of(value)
         if isinstance(value, type):
             for inner, part in value.__dict__.items():
                 self._add(f"{name}.{inner}", part)
+
+    def _shared(self, namespace: dict[str, Any]) -> bool:
+        return namespace is self._main or self._namespaces.key(namespace).startswith("@")
 
     def name(self, value: object) -> str | None:
         """The name under which *value*, unchanged, is found in a forked worker."""
@@ -43,8 +51,9 @@ class Snapshot:
         return name if same else None
 
     def holds(self, name: str, value: object) -> bool:
-        same = self.values.get(name, ABSENT) is value
-        return same and (id(value) not in self._names or self.name(value) is not None)
+        if self.values.get(name, ABSENT) is not value:
+            return False
+        return self.name(value) is not None or not _by_value(value)
 
     def find(self, name: str) -> object:
         first, *parts = name.split(".")
@@ -52,6 +61,11 @@ class Snapshot:
         for part in parts:
             found = vars(found)[part]
         return found
+
+
+def _by_value(value: Any) -> bool:
+    kind = type(value)
+    return (kind is FunctionType or isinstance(value, type) or kind in DEFINED_TYPES) and not importable(value)
 
 
 def functions_within(subject: Any, seen: set[int] | None = None) -> Iterator[FunctionType]:
