@@ -265,6 +265,9 @@ def _still_alive(others: Held) -> list[int]:
             poll.unregister(fd)
             del waiting[fd]
     unseen = [pid for pid, fd in others.fds.items() if fd < 0 and not _dead(pid)]
+    while unseen and clock.monotonic() < deadline:
+        time.sleep(0.001)  # without pidfds nothing announces their end
+        unseen = [pid for pid in unseen if not _dead(pid)]
     return sorted([*waiting.values(), *unseen])
 
 
