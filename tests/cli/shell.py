@@ -47,8 +47,7 @@ def run(
     done = subprocess.run(
         [python, *COMMAND[1:], *map(os.fspath, words)],
         input=data,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         cwd=cwd,
         timeout=HANG_SECONDS,
         **options,

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli import shell
 from copying import trees
+
+from cli import shell
 
 
 @pytest.fixture
@@ -108,9 +109,7 @@ def test_odd_names_are_shown_without_harm(src: Path, tmp_path: Path) -> None:
         (["src", "dst", "--kind", "cluster"], "invalid choice"),
     ],
 )
-def test_a_refusal_writes_nothing_and_says_what_to_do(
-    src: Path, tmp_path: Path, words: list[str], why: str
-) -> None:
+def test_a_refusal_writes_nothing_and_says_what_to_do(src: Path, tmp_path: Path, words: list[str], why: str) -> None:
     (tmp_path / "link").symlink_to("src/a")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
@@ -165,7 +164,10 @@ def as_nobody() -> Iterator[tuple[Path, dict[str, Any]]]:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     # The Python of the tests may lie where others may not look; one of the system does as well.
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if "-packages" in path or "src" in path)}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if "-packages" in path or "src" in path),
+    }
     user = {"user": trees.NOBODY, "group": trees.NOBODY, "extra_groups": [], "cwd": Path("/"), "env": env}
     for python in (sys.executable, "/usr/bin/python3"):
         if can_run(python, user):

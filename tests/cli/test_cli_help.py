@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli import shell
 
+from cli import shell
 from multitask import __version__
 from multitask.cli.args import COMMANDS
 
@@ -39,7 +39,7 @@ def test_the_first_example_works(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat.jpg").write_text("meow")
     line = shell.run(*words, "-h").out.splitlines()[2].removeprefix("  example: ")
     script = re.sub(r"\bmultitask\b", f"{sys.executable} -m multitask", line)
-    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     if "copy" in line:
         assert (tmp_path / "backup" / "cat.jpg").read_text() == "meow"
@@ -64,7 +64,17 @@ def test_an_unknown_command_suggests_the_near_one() -> None:
 def test_doctor_tells_what_works() -> None:
     done = shell.run("doctor")
     assert (done.code, done.err) == (0, "")
-    for name in ("multitask", "python", "native core", "futex", "memfd", "pidfd", "cpus", "start methods", "open files"):
+    for name in (
+        "multitask",
+        "python",
+        "native core",
+        "futex",
+        "memfd",
+        "pidfd",
+        "cpus",
+        "start methods",
+        "open files",
+    ):
         assert re.search(rf"^(ok|--)  {name} ", done.out, re.MULTILINE), name
     assert re.search(r"^ok  process pool ", done.out, re.MULTILINE)
 
@@ -90,6 +100,6 @@ def test_no_command_loads_what_it_does_not_need() -> None:
         "import sys; from multitask.cli import main; code = main(['copy', '-h']);"
         "import json; print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     loaded = set(json.loads(done.stderr))
     assert not loaded & {"rich", "cloudpickle", "asyncio", "multitask.pool", "multitask.task"}

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli import shell
 from copying import trees
+
+from cli import shell
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds workers through /proc")
 

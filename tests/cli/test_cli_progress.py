@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from cli import shell
 
+from cli import shell
 from multitask._engine import clock
 from multitask.cli import output
 from multitask.cli.lines import Lines
@@ -52,9 +52,7 @@ def test_with_json_progress_is_events_on_stdout(time: Clock, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
-def test_on_a_terminal_there_is_a_bar_and_then_the_summary(
-    tmp_path: Path, env: dict[str, str]
-) -> None:
+def test_on_a_terminal_there_is_a_bar_and_then_the_summary(tmp_path: Path, env: dict[str, str]) -> None:
     src = tmp_path / "src"
     for folder in range(40):
         (src / str(folder)).mkdir(parents=True)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from copying import trees
 
+from copying import trees
 from multitask.copying import content, folders, steps
 from multitask.copying.plan import Batch, Part, Plan
 from multitask.copying.steps import Orders, copy_batch, temporary_name
@@ -53,9 +53,7 @@ def test_a_batch_gives_every_file_its_content_mode_and_times(two: tuple[Path, Pa
 
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 4097, content.SMALL_BYTES, content.SMALL_BYTES + 1, 3_000_001])
 @pytest.mark.parametrize("way", ["kernel", "sendfile", "by hand"])
-def test_content_arrives_whole(
-    two: tuple[Path, Path], size: int, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_content_arrives_whole(two: tuple[Path, Path], size: int, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if way != "kernel":
         monkeypatch.delattr(os, "copy_file_range", raising=False)
     if way == "by hand":
@@ -218,9 +216,7 @@ def change_while_copied(path: Path, times: int, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_ends_the_batch(
-    two: tuple[Path, Path], number: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_batch(two: tuple[Path, Path], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: object) -> int:
         raise OSError(number, os.strerror(number))
 
