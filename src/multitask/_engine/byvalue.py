@@ -15,8 +15,8 @@ import marshal
 import sys
 import threading
 import weakref
-from dis import opmap
 from importlib import import_module
+from opcode import opmap
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -98,7 +98,7 @@ def importable(thing: Any) -> bool:
     module = sys.modules.get(name)
     if module is None:
         return False
-    qualname: str = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", "")
+    qualname = str(getattr(thing, "__qualname__", None) or getattr(thing, "__name__", ""))
     known = _importable.get(name)
     if known is not None and known[0] is module:
         if not known[1]:

@@ -8,11 +8,9 @@ A class that is known already is left exactly as it is.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import types
 import weakref
-from collections.abc import Iterator
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
@@ -154,23 +152,27 @@ def make_class(
 
 def _make_plain(meta: Any, name: str, bases: tuple[type, ...], basis: dict[str, Any]) -> type:
     maker = next(kind for kind in meta.__mro__ if not is_python_class(kind) or importable(kind))
-    with _quiet(bases, by_value_only=True):
-        try:
-            if maker is meta:
-                made = meta(name, bases, dict(basis))
-            else:
-                made = maker.__new__(meta, name, bases, dict(basis))
-            if isinstance(made, type):
-                return made
-        except Exception:  # a parent or metaclass wants keywords or attributes that come later
-            pass
-    with _quiet(bases, by_value_only=False):
+    taken = _take_out(bases, by_value_only=True)
+    try:
+        if maker is meta:
+            made = meta(name, bases, dict(basis))
+        else:
+            made = maker.__new__(meta, name, bases, dict(basis))
+        if isinstance(made, type):
+            return made
+    except Exception:  # a parent or metaclass wants keywords or attributes that come later
+        pass
+    finally:
+        _put_back(taken)
+    taken = _take_out(bases, by_value_only=False)
+    try:
         bare: type = type.__new__(meta, name, bases, dict(basis))
         return bare
+    finally:
+        _put_back(taken)
 
 
-@contextlib.contextmanager
-def _quiet(bases: tuple[type, ...], *, by_value_only: bool) -> Iterator[None]:
+def _take_out(bases: tuple[type, ...], *, by_value_only: bool) -> list[tuple[type, Any]]:
     """Take ``__init_subclass__`` out of the parents while a bare class is made."""
     taken = []
     for parent in {kind: None for base in bases for kind in base.__mro__}:
@@ -179,11 +181,12 @@ def _quiet(bases: tuple[type, ...], *, by_value_only: bool) -> Iterator[None]:
             taken.append((parent, parent.__dict__["__init_subclass__"]))
     for parent, _ in taken:
         type.__delattr__(parent, "__init_subclass__")
-    try:
-        yield
-    finally:
-        for parent, method in taken:
-            type.__setattr__(parent, "__init_subclass__", method)
+    return taken
+
+
+def _put_back(taken: list[tuple[type, Any]]) -> None:
+    for parent, method in taken:
+        type.__setattr__(parent, "__init_subclass__", method)
 
 
 def _make_enum(

@@ -12,6 +12,7 @@ import functools
 import io
 import pickle
 import sys
+import weakref
 from collections.abc import Callable
 from importlib import import_module
 from types import (
@@ -272,6 +273,14 @@ def _make_cached(fn: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(fn)
 
 
+def _generic_method(pickler: ValuePickler, thing: Any) -> Any:
+    return functools.singledispatchmethod, (thing.func,), {"func": thing.func, "dispatcher": thing.dispatcher}
+
+
+def _weak(pickler: ValuePickler, thing: Any) -> Any:
+    return type(thing), (list(thing) if isinstance(thing, weakref.WeakSet) else dict(thing),)
+
+
 def _cached_property(pickler: ValuePickler, thing: Any) -> Any:
     state = {name: value for name, value in vars(thing).items() if name not in ("lock", "func")}
     return functools.cached_property, (thing.func,), state
@@ -348,6 +357,10 @@ reducers: dict[type, Reducer] = {
     MemberDescriptorType: _descriptor,
     type(functools.lru_cache(lambda: None)): _cached,
     functools.cached_property: _cached_property,
+    functools.singledispatchmethod: _generic_method,
+    weakref.WeakSet: _weak,
+    weakref.WeakKeyDictionary: _weak,
+    weakref.WeakValueDictionary: _weak,
 }
 CACHED_TYPE = type(functools.lru_cache(lambda: None))
 DEFINED_TYPES: set[type] = {CACHED_TYPE}  # besides functions and classes: what is sent once, under a number
