@@ -181,14 +181,21 @@ def _results(
     try:
         while tasks:
             left = None if until is None else max(until - clock.monotonic(), 0.0)
-            value = tasks[0].result(left)
-            tasks.popleft()
+            # Nothing that was yielded is still held here while the reader has it.
             if not chunks:
-                yield value
+                yield _first(tasks, left)
             else:
-                yield from value
-            del value
+                values = _first(tasks, left)
+                values.reverse()
+                while values:
+                    yield values.pop()
             tasks.extend(itertools.islice(todo, 1))
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _first(tasks: collections.deque[Task[Any]], timeout: float | None) -> Any:
+    value = tasks[0].result(timeout)
+    tasks.popleft()
+    return value

@@ -88,7 +88,6 @@ def one(variant):
 def gate(tmp_path):
     keeper = gates.Keeper(tmp_path / "gate")
     yield keeper
-    keeper.release(100)  # nobody is to be stuck there when the pool ends
     keeper.close()
 
 

@@ -21,7 +21,9 @@ def test_submit_gives_a_future(executor):
     assert executor.submit(work.keywords, fn=1, self=2).result() == ((), {"fn": 1, "self": 2})
 
 
-@pytest.mark.parametrize("options", [{}, {"chunksize": 3}, {"buffersize": 1}, {"buffersize": 4, "chunksize": 2}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunksize": 3}, {"buffersize": 1}, {"buffersize": 4, "chunksize": 2}], ids=repr
+)
 def test_map_yields_in_order_and_ends_with_the_shortest(executor, options):
     assert list(executor.map(pow, range(10), [2] * 7, **options)) == [i**2 for i in range(7)]
     assert list(executor.map(work.add_one, [], **options)) == []
