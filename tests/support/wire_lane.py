@@ -133,8 +133,11 @@ class Lane:
     def forget_dead(self) -> list[int]:
         dead = self.encoder.take_dead()
         ours = self.known.forget(dead)
-        _send(self.outlet, ("forget", dead))
+        self.forget(dead)
         return ours
+
+    def forget(self, dead: list[int]) -> None:
+        _send(self.outlet, ("forget", dead))
 
     def close(self) -> None:
         self.outlet.close()
