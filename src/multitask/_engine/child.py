@@ -60,8 +60,9 @@ def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
 
         if spec.get("kill_point"):
             core.set_kill_point(*spec["kill_point"])
-        end: End = core.WorkerEnd(*fds)
-        return end
+        end: Any = core.WorkerEnd(*fds)
+        os.register_at_fork(after_in_child=lambda: setattr(end, "forked", True))
+        return end  # type: ignore[no-any-return]
     from multitask._engine.channels.pipe import ChildPipe
 
     return PipeEnd(ChildPipe(fds))

@@ -11,13 +11,18 @@ cdef class Waiter(Submitter):
     def wait(self, target, timeout=None):
         """Block until *target* (a task or a basket) has something; False when *timeout* seconds have passed first."""
         cdef int64_t end = -1
+        cdef unsigned long me
         if reached(target):
             return True
         if timeout is not None:
             end = <int64_t> mt_now_ns() + <int64_t> (max(0.0, min(float(timeout), 9e9)) * 1e9)
-        if self.leader or self.closed and self.inherited:
+        me = PyThread_get_thread_ident()
+        if self.leader == me:
+            # A signal handler or a __del__ that waits, inside of a wait: the outer one goes on leading afterwards.
+            return self.lead(target, end)
+        if self.leader or self.inherited:
             return self.follow(target, end)
-        self.leader = 1
+        self.leader = me
         try:
             return self.lead(target, end)
         finally:
@@ -25,8 +30,6 @@ cdef class Waiter(Submitter):
             mt_store32(&self.page.word, MT_MANAGER)
             mt_fence()
             if self.something() or self.for_manager():
-                if mt_cas32(&self.page.word, MT_MANAGER, MT_AWAKE):
-                    pass
                 self.ring_manager()
 
     cdef bint lead(self, target, int64_t end) except -1:
@@ -60,7 +63,7 @@ cdef class Waiter(Submitter):
                 continue
             with nogil:
                 mt_futex_wait(&self.page.word, MT_CALLER, left)
-            mt_store32(&self.page.word, MT_AWAKE)
+                mt_awake(self.page, MT_CALLER)
         return False
 
     cdef bint spin(self) except -1:
@@ -100,8 +103,9 @@ cdef class Waiter(Submitter):
         if isinstance(target, TaskBase):
             condition = (<TaskBase> target)._condition
         else:
+            made = Condition()      # runs bytecode, so another follower may come in between
             if (<Basket> target).condition is None:
-                (<Basket> target).condition = Condition()
+                (<Basket> target).condition = made
             condition = (<Basket> target).condition
         with condition:
             while not reached(target):
@@ -136,6 +140,7 @@ cdef class Waiter(Submitter):
             return 2
         if self.for_manager():
             self.ring_manager()
+        self.tell_leader()
         return 1
 
     cdef bint waits_to_retry(self, TaskBase task):

@@ -16,7 +16,7 @@ cdef class Collector(Books):
             try:
                 for lane in self.lanes:
                     found += self.drain(lane)
-                if found or self.waiting:
+                if found or self.waiting or self.stops:
                     self.refill()
             finally:
                 self.collecting = False
@@ -136,6 +136,7 @@ cdef class Collector(Books):
         task.kind = kind
         task.wid = NOWHERE
         self.unfinished -= 1
+        self.settled += 1
         if task.condition is not None:
             task.decided = status
             PyList_Append(self.slow, task)
@@ -175,7 +176,15 @@ cdef class Collector(Books):
         cdef int found = self.collect()
         if self.for_manager():
             self.ring_manager()
+        self.tell_leader()
         return found
+
+    cdef void tell_leader(self) noexcept:
+        """What a waiting caller sleeps for may just have been settled by this thread: have it look."""
+        if self.leader and self.leader != PyThread_get_thread_ident():
+            # Always wake: a worker that was killed between its swap and its wake has left the word changed.
+            mt_cas32(&self.page.word, MT_CALLER, MT_AWAKE)
+            mt_futex_wake(&self.page.word)
 
     cdef void ring_manager(self) noexcept:
         cdef uint64_t one = 1

@@ -35,7 +35,9 @@ cdef class Books:
     cdef dict definitions
     cdef bint collecting
     cdef int since_collect
-    cdef int leader
+    cdef unsigned long leader     # thread that leads, 0: none
+    cdef uint64_t settled         # tasks settled so far
+    cdef int stops                # workers that are to be told to stop as soon as there is room
     cdef uint64_t caller_spin_ns
     cdef mt_page *page
     cdef int page_fd, bell_fd, epoll_fd
@@ -157,6 +159,8 @@ cdef class Books:
                 if found == <PyObject *> d.id:
                     continue
             if not self.send_definition(lane, d):
+                # What did fit must be taken before there is room for the rest.
+                mt_wake_consumer(&lane.m.requests)
                 return 0
             if d.name is None:
                 PySet_Add(lane.known, d.id)
@@ -275,7 +279,9 @@ cdef class Books:
     cdef int send_stop(self, Lane lane) except -1:
         cdef mt_slot *slot
         if mt_reserve(&lane.m.requests, 0, &slot) == NULL:
-            lane.want_stop = True
+            if not lane.want_stop:
+                lane.want_stop = True
+                self.stops += 1
             return 0
         slot.kind = K_STOP
         slot.segment = 0
@@ -283,5 +289,7 @@ cdef class Books:
         mt_store64(&slot.start_ns, 0)
         mt_commit(&lane.m.requests, slot)
         mt_wake_consumer(&lane.m.requests)
-        lane.want_stop = False
+        if lane.want_stop:
+            lane.want_stop = False
+            self.stops -= 1
         return 1

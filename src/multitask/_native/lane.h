@@ -42,7 +42,7 @@ enum { MT_EMPTY = 0, MT_READY = 1, MT_TAKEN = 2, MT_DONE = 3, MT_REVOKED = 4, MT
 #define MT_STATE(seq, s) (((uint64_t)(seq) << 3) | (uint64_t)(s))
 
 /* The doorbell word of a pool: who sleeps and wants to be woken. */
-enum { MT_AWAKE = 0, MT_MANAGER = 1, MT_CALLER = 2 };
+enum { MT_AWAKE = 0, MT_MANAGER = 1, MT_CALLER = 2, MT_RINGING_MANAGER = 3, MT_RINGING_CALLER = 4 };
 
 typedef struct {
     _Atomic uint64_t state;
@@ -316,15 +316,27 @@ static inline void mt_ring_bell(mt_page *page, int eventfd) {
     uint32_t word = atomic_load_explicit(&page->word, memory_order_relaxed);
     if (word == MT_AWAKE) return;
     MT_STEP(11);
-    if (!atomic_compare_exchange_strong(&page->word, &word, MT_AWAKE)) return; /* somebody else rang, or it woke */
+    /* Only the sleeper says that it is awake. Whoever finds it being rung rings too: the first one may have been
+       stopped or killed between the swap and the call. */
+    while (word == MT_MANAGER || word == MT_CALLER) {
+        if (atomic_compare_exchange_strong(&page->word, &word, word + 2)) word += 2;
+    }
     MT_STEP(12);
-    if (word == MT_MANAGER) {
+    if (word == MT_RINGING_MANAGER) {
         uint64_t one = 1;
         ssize_t n = write(eventfd, &one, sizeof one);
         (void)n;
-    } else {
+    } else if (word == MT_RINGING_CALLER) {
         mt_futex_wake(&page->word);
     }
+}
+
+/* Sleeper, once awake and before it takes any lock: let the workers stop ringing. */
+static inline void mt_awake(mt_page *page, uint32_t slept_as) {
+    uint32_t word = slept_as;
+    if (atomic_compare_exchange_strong(&page->word, &word, MT_AWAKE)) return;
+    word = slept_as + 2;
+    atomic_compare_exchange_strong(&page->word, &word, MT_AWAKE);
 }
 
 /* ---- descriptors over the control socket ---- */

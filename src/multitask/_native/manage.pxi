@@ -8,16 +8,23 @@ cdef class NativeCore(Waiter):
         """Collect, settle, refill; sleep until there is something to report or *timeout* seconds have passed."""
         cdef int64_t end = -1
         cdef int found, ms, n = 0
+        cdef uint64_t settled
         cdef epoll_event got[64]
         cdef list events
         if timeout is not None:
             end = <int64_t> mt_now_ns() + <int64_t> (max(0.0, min(timeout, 9e9)) * 1e9)
         while True:
+            if self.collecting:
+                # Another thread is in the middle of it, stopped by a __del__ that let go of the GIL.
+                with nogil:
+                    sched_yield()
+                continue
+            settled = self.settled
             found = self.collect()
             events = self.report(got, n)
+            if n or settled != self.settled:
+                self.tell_leader()
             n = 0
-            if self.leader:
-                self.wake_leader()
             if events:
                 return events
             ms = -1
@@ -35,8 +42,7 @@ cdef class NativeCore(Waiter):
                     continue
             with nogil:
                 n = epoll_wait(self.epoll_fd, got, 64, ms)
-            if not self.leader:
-                mt_store32(&self.page.word, MT_AWAKE)
+                mt_awake(self.page, MT_MANAGER)
 
     cdef list report(self, epoll_event *got, int n):
         """What the manager must act on, as events; allocates freely: the books are closed."""
@@ -94,10 +100,6 @@ cdef class NativeCore(Waiter):
             events.append(("idle",))
         return events
 
-    cdef void wake_leader(self) noexcept:
-        if mt_cas32(&self.page.word, MT_CALLER, MT_AWAKE):
-            mt_futex_wake(&self.page.word)
-
     def watch(self, int fd, int wid):
         """Report ("exit", wid) once *fd* is readable."""
         cdef epoll_event event
@@ -121,7 +123,7 @@ cdef class NativeCore(Waiter):
     def remove_worker(self, int wid):
         """The worker is dead: what it had started is lost, what it had not goes to the front of the line."""
         cdef Lane lane = <Lane> self.by_wid[wid]
-        cdef TaskBase lost = None
+        cdef TaskBase lost = None, task
         cdef mt_slot *slot
         cdef int returned
         cdef PyObject *held
@@ -140,17 +142,27 @@ cdef class NativeCore(Waiter):
                 continue
             lane.inflight[i] = NULL
             lane.count -= 1
-            lost = <TaskBase> held
+            task = <TaskBase> held
             raw_decref(held)
-            slot = mt_slot_of(&lane.m.requests, lost.seq)
-            self.recover(lane, lost)
-            lost.wid = NOWHERE
-            started = mt_load64(&slot.start_ns) / 1e9 or None
-            item = mt_load64(&slot.item) if lost.mode else None
-            if lost.status != S_PENDING or lost.decided:
-                lost = None
+            slot = mt_slot_of(&lane.m.requests, task.seq)
+            self.recover(lane, task)
+            task.wid = NOWHERE
+            if task.status != S_PENDING or task.decided:
+                continue
+            if not mt_load64(&slot.start_ns):
+                # Taken, but the worker died before the call itself began.
+                task.wid = IN_LINE
+                self.line.push_front(task)
+                self.waiting += 1
+                continue
+            lost = task
+            started = mt_load64(&slot.start_ns) / 1e9
+            item = mt_load64(&slot.item) if task.mode else None
         del self.by_wid[wid]
         self.lanes = [each for each in self.lanes if each is not lane]
+        if lane.want_stop:
+            lane.want_stop = False
+            self.stops -= 1
         lane.shut()
         self.refill_now()
         return Removed(lost, item, started, crumb, returned)
@@ -190,6 +202,7 @@ cdef class NativeCore(Waiter):
             self.settle_now(task, status, value[0], value[1])
         else:
             self.settle_now(task, status, V_OBJECT if ok else V_ERROR, value)
+        self.tell_leader()
 
     def started(self, TaskBase task):
         """time.monotonic() at which a worker started the call, or None."""
@@ -235,6 +248,12 @@ cdef class NativeCore(Waiter):
         for task in self.pending():
             self.settle(task, S_CANCELLED, False, CancelledError("the pool has ended"))
         self.report(NULL, 0)
+        self.tell_leader()
+        fds = (self.page_fd, self.bell_fd, self.epoll_fd)
+        self.page_fd = self.bell_fd = self.epoll_fd = -1      # first: nobody may ring a number that is somebody else's
+        for fd in fds:
+            if fd >= 0:
+                c_close(fd)
 
     def disown(self):
         """In a child of os.fork(): this core is the parent's; nothing here may touch the lanes."""

@@ -81,6 +81,7 @@ cdef extern from "lane.h" nogil:
     int mt_something(mt_ring *ring, uint64_t seq)
     int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_ns)
     int mt_producer_sleep(mt_ring *ring, uint64_t seen_tail)
+    void mt_awake(mt_page *page, uint32_t slept_as)
     void mt_ring_bell(mt_page *page, int eventfd)
     int mt_send_fd(int sock, int fd, int flags)
     int mt_recv_fd(int sock, int flags)
@@ -190,6 +191,7 @@ cdef extern from "Python.h":
     PyObject *PyFunction_GET_DEFAULTS(object f)
     PyObject *PyFunction_GET_KW_DEFAULTS(object f)
     PyObject *PyCell_GET(PyObject *cell)
+    unsigned long PyThread_get_thread_ident() nogil
     void raw_incref "Py_INCREF"(PyObject *o)
     void raw_decref "Py_DECREF"(PyObject *o)
     void raw_xdecref "Py_XDECREF"(PyObject *o)

@@ -3,6 +3,8 @@
 # Owner: the worker's main thread. The order of the steps is the protocol: TAKEN before anything runs, the reply
 # before DONE, DONE before the slot is given back. A worker that finds itself condemned starts nothing any more.
 
+import sys
+
 cdef enum:
     LOOK_NS = 100000000      # how old the published figure of resident memory may be
 
@@ -18,6 +20,7 @@ cdef class WorkerEnd:
     cdef bint noted
     cdef uint64_t looked_ns
     cdef long page_size
+    cdef public bint forked      # a task forked, and this is its child: the lane is not ours
 
     def __cinit__(self):
         self.statm = -1
@@ -59,11 +62,16 @@ cdef class WorkerEnd:
         cdef mt_slot *slot
         cdef int got, kind
         cdef long tasks = 0
+        cdef bint quiet = False
         cdef uint64_t now = 0
         while True:
             got = mt_take(ring, self.seq)
             if got == MT_NOTHING:
                 now = 0
+                if quiet:
+                    # Slots were freed without a reply that would have said so, and the parent may wait for room.
+                    quiet = False
+                    mt_ring_bell(self.page, self.bell)
                 with nogil:
                     got = mt_consumer_sleep(ring, self.seq, self.m.spin_ns)
                 if got < 0:
@@ -71,6 +79,7 @@ cdef class WorkerEnd:
                 continue
             slot = mt_slot_of(ring, self.seq)
             if got == MT_SKIP:
+                quiet = True
                 if slot.segment:
                     self.drop_segment()
                 mt_release(ring, self.seq)
@@ -85,6 +94,7 @@ cdef class WorkerEnd:
                 if tasks == max_tasks:
                     return self.leave("maxtasksperchild")
                 continue
+            quiet = True
             if kind == K_DEFINE:
                 self.define(decoder, slot)
             mt_finish(ring, self.seq)
@@ -150,7 +160,11 @@ cdef class WorkerEnd:
         MT_STEP(13)
         try:
             out = self.run(decoder, slot)
+            if self.forked:
+                leave_forked()
         except BaseException as error:
+            if self.forked:
+                leave_forked()
             now = mt_now_ns()
             error.__traceback__ = users_part(error.__traceback__)
             self.publish_error(decoder, error, self.seq, now - began)
@@ -300,6 +314,17 @@ cdef object users_part(trace):
     while rest is not None and rest.tb_frame.f_code.co_filename.endswith("_native/serve.pxi"):
         rest = rest.tb_next
     return trace if rest is None else rest
+
+
+cdef int leave_forked() except -1:
+    """A child that a task forked has come back here: its parent is the worker, so it ends as a script would."""
+    import os
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
+    os._exit(0)
 
 
 def set_kill_point(int step, long after):
