@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pipe_bench import Bench, args_of, has_message, packed
@@ -186,6 +187,25 @@ def test_bye_and_broken_are_told_and_end_the_feeding(bench: Bench) -> None:
     bench.submit(1)
     bench.step()
     assert bench.core.counts() == (1, 0, 0)
+
+
+def test_everything_a_worker_sent_is_told_before_its_exit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    sleep = bench.core._sleeper.sleep
+
+    def death_first(seconds: float | None) -> list[Any]:
+        tags = sleep(seconds)
+        return [tag for tag in tags if tag[0] == "exit"] or tags
+
+    end = bench.worker(1, watched=True)
+    task = bench.submit(1)
+    bench.step()
+    end.receive()
+    monkeypatch.setattr(bench.core._sleeper, "sleep", death_first)
+    bench.answer(1, 1)
+    end.send(kinds.BYE, "maxtasksperchild")
+    bench.die(1)
+    assert bench.core.attend(10) == [("bye", 1, "maxtasksperchild"), ("exit", 1)]
+    assert task._settled
 
 
 def test_a_call_that_crosses_a_bye_runs_elsewhere(bench: Bench) -> None:

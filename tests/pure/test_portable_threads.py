@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from multitask._engine.channels.memory import MemoryChannel
 from multitask._engine.core import CANCELLED, FINISHED, RUNNING, STARCHUNK, TAKEN_BACK, Options
+from multitask._engine.ledger import WITHDRAWN
 from multitask._engine.portable import PortableCore
 from multitask._engine.taskbase import Basket
 from multitask._engine.workers.thread import ThreadWorker
@@ -314,3 +316,81 @@ def test_disposing_lets_sleeping_workers_go_and_cancels_what_waits() -> None:
     late = pool.submit(abs, 1)
     pool.close()
     assert late._status == CANCELLED
+
+
+# --- races, forced
+
+
+def by_hand(count: int) -> tuple[PortableCore, list[MemoryChannel]]:
+    """A core whose worker threads are this test."""
+    core = PortableCore()
+    channels = [MemoryChannel() for _ in range(count)]
+    for wid, channel in enumerate(channels):
+        core.add_worker(wid, channel)
+        channel.hello()
+    return core, channels
+
+
+def test_a_task_submitted_just_before_a_worker_is_listed_as_idle_is_seen(pool: Pool) -> None:
+    # The worker has looked, found nothing, and is about to be listed; submit finds nobody to wake.
+    late: list[Any] = []
+
+    class Idle(deque[Any]):
+        def append(self, channel: Any) -> None:
+            if not late:
+                late.append(pool.submit(abs, -7))
+            super().append(channel)
+
+    pool.core._lanes._idle = Idle()
+    pool.start(1)
+    pool.await_event("ready", 0)
+    while not late:
+        time.sleep(0.001)
+    assert pool.get(late[0]) == (True, 7)
+
+
+def test_a_worker_that_takes_one_of_two_tasks_wakes_another_for_the_second() -> None:
+    # Both submits woke the same worker.
+    core, (busy, idle) = by_hand(2)
+    core._lanes._idle.append(busy)
+    first, second = core.submit(abs, (1,), None), core.submit(abs, (2,), None)
+    core._lanes._idle.append(idle)
+    assert busy.take() is first
+    assert idle._bell.qsize() == 1
+    assert idle.take() is second
+    core.dispose()
+
+
+def test_a_worker_that_leaves_hands_its_wake_up_on() -> None:
+    core, (leaving, idle) = by_hand(2)
+    core._lanes._idle.append(leaving)
+    task = core.submit(abs, (1,), None)
+    core.retire(0)
+    core._lanes._idle.append(idle)
+    assert leaving.take() is None
+    assert idle._bell.qsize() == 1
+    assert idle.take() is task
+    core.dispose()
+
+
+def test_a_verdict_that_nobody_acted_on_is_acted_on_by_the_next_to_meet_the_task() -> None:
+    # As far as a withdraw comes that is interrupted twice.
+    core, (worker,) = by_hand(1)
+    in_inbox, in_line, waiting = (core.submit(abs, (number,), None) for number in range(3))
+    in_inbox._place = WITHDRAWN
+    core._drain(2)
+    in_line._place = WITHDRAWN
+    assert worker.take() is waiting
+    assert in_inbox._status == in_line._status == CANCELLED
+    core.dispose()
+
+
+def test_a_verdict_on_a_task_that_was_set_aside_is_acted_on_when_it_is_queued_again() -> None:
+    core, (worker,) = by_hand(1)
+    task = core.submit(abs, (1,), None, Options(retries=1))
+    assert worker.take() is task
+    worker.reply(task, False, ValueError())
+    task._place = WITHDRAWN
+    core.requeue(task)
+    assert task._status == CANCELLED and core.unfinished == 0
+    core.dispose()

@@ -9,74 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from bare_core import Core, Task, Waiter, drop, fail, finish
 
 from multitask._engine import taskbase
-from multitask._engine.core import CALL, CANCELLED, CHUNK, FINISHED
-from multitask._engine.taskbase import Basket, TaskBase, cancelled, flatten
-
-
-class Task(TaskBase, concurrent.futures.Future):  # type: ignore[type-arg,misc]
-    __slots__ = ()
-
-
-class Callbacks:
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, list[Any]]] = []
-
-    def put(self, task: Any, hooks: list[Any]) -> None:
-        self.calls.append((task, list(hooks)))
-
-
-class Encoder:
-    """Decodes ("ok", x) to x, and counts."""
-
-    def __init__(self) -> None:
-        self.loads = 0
-        self.during: Callable[[], object] = lambda: None
-
-    def load(self, parcel: Any) -> Any:
-        self.loads += 1
-        self.during()
-        if isinstance(parcel, BaseException):
-            raise parcel
-        return [parcel]
-
-    def load_error(self, parcel: Any) -> BaseException:
-        self.loads += 1
-        return ValueError(parcel)
-
-
-class Core:
-    def __init__(self) -> None:
-        self.callbacks = Callbacks()
-        self.failures: list[Any] = []
-        self.encoder = Encoder()
-        self.busy: set[Any] = set()
-
-    def running(self, task: Any) -> bool:
-        return task in self.busy
-
-    def settle(self, task: Any, status: int, ok: bool, value: Any) -> None:
-        task._settle(status, ok, value, isinstance(value, Basket))
+from multitask._engine.core import FINISHED
 
 
 @pytest.fixture
 def core() -> Core:
     return Core()
-
-
-def finish(task: Any, value: Any = 1) -> bool:
-    return bool(task._settle(FINISHED, True, value))
-
-
-def fail(task: Any, error: BaseException) -> bool:
-    return bool(task._settle(FINISHED, False, error))
-
-
-def drop(task: Any) -> bool:
-    return bool(task._settle(CANCELLED, False, cancelled()))
 
 
 @pytest.fixture
@@ -189,20 +130,6 @@ def test_settling_waits_while_somebody_inspects_under_the_condition(core: Core, 
         task._waiters.append(waiter)
     assert settled.result(10)
     assert waiter.told == [("result", task)]
-
-
-class Waiter:
-    def __init__(self) -> None:
-        self.told: list[tuple[str, Any]] = []
-
-    def add_result(self, task: Any) -> None:
-        self.told.append(("result", task))
-
-    def add_exception(self, task: Any) -> None:
-        self.told.append(("exception", task))
-
-    def add_cancelled(self, task: Any) -> None:
-        self.told.append(("cancelled", task))
 
 
 def test_waiters_are_told_how_it_ended(core: Core) -> None:
@@ -367,104 +294,6 @@ def test_an_error_is_decoded_by_load_error(core: Core) -> None:
     task._settle(FINISHED, False, "raw", raw=True)
     ok, error = task._outcome()
     assert not ok and isinstance(error, ValueError)
-
-
-# --- baskets and groups
-
-
-def group(core: Core, total: int, mode: int = CHUNK) -> tuple[Any, Basket, list[Any]]:
-    parent = Task(core, None)
-    basket = parent._basket = Basket(core, total, parent)
-    members = [Task(core, None, None, mode, basket) for _ in range(total)]
-    basket.members.extend(members)
-    return parent, basket, members
-
-
-def test_a_basket_hands_out_members_in_order_of_completion(core: Core) -> None:
-    basket = Basket(core, 3)
-    tasks = [Task(core, None, basket=basket) for _ in range(3)]
-    assert not basket._wait(0)
-    for number in (1, 2, 0):
-        finish(tasks[number])
-    assert basket._wait(0)
-    assert [basket.ready.popleft() for _ in range(3)] == [tasks[1], tasks[2], tasks[0]]
-    assert basket._wait(None), "all members are settled"
-
-
-def test_a_basket_whose_total_is_set_late_is_finished_then(core: Core, aside: Callable[..., Any]) -> None:
-    basket = Basket(core)
-    finish(Task(core, None, basket=basket))
-    basket.ready.popleft()
-    waiting = aside(basket._wait, 10)
-    basket.total = 1
-    assert waiting.result(20)
-
-
-def test_a_sleeper_on_a_basket_is_woken_by_a_member(core: Core, aside: Callable[..., Any]) -> None:
-    for _ in range(100):
-        basket = Basket(core, 2)
-        task = Task(core, None, basket=basket)
-        waiting = aside(basket._wait, 10)
-        finish(task)
-        assert waiting.result(20)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.permutations(range(5)))
-def test_a_group_is_settled_with_its_last_member_and_keeps_their_order(order: list[int]) -> None:
-    core = Core()
-    parent, _, members = group(core, 5)
-    for number in order:
-        assert not parent._settled
-        finish(members[number], [number, -number])
-    assert parent._outcome() == (True, [0, 0, 1, -1, 2, -2, 3, -3, 4, -4])
-
-
-@given(st.permutations(range(4)))
-def test_a_group_fails_with_the_first_failed_member_in_order(order: list[int]) -> None:
-    core = Core()
-    parent, _, members = group(core, 4)
-    errors = [None, ValueError(1), None, ValueError(3)]
-    for number in order:
-        error = errors[number]
-        if error is None:
-            finish(members[number], [0])
-        else:
-            fail(members[number], error)
-    assert core.failures == [parent], "its members' errors are not reported besides"
-    assert parent._outcome() == (False, errors[1])
-    assert all(member._asked for member in members)
-
-
-def test_members_that_are_single_calls_are_not_flattened(core: Core) -> None:
-    _, _, members = group(core, 2, CALL)
-    finish(members[0], [1])
-    finish(members[1], [2])
-    assert flatten(members) == (True, [[1], [2]])
-
-
-def test_a_group_tells_waiters_that_it_failed(core: Core) -> None:
-    parent, _, members = group(core, 2)
-    waiter = Waiter()
-    parent._waiters.append(waiter)
-    fail(members[0], ValueError())
-    finish(members[1], [])
-    assert waiter.told == [("exception", parent)]
-
-
-def test_a_group_that_was_cancelled_stays_cancelled(core: Core) -> None:
-    parent, _, members = group(core, 1)
-    drop(parent)
-    finish(members[0], [1])
-    assert parent._state == "CANCELLED_AND_NOTIFIED"
-
-
-def test_a_cancelled_member_makes_its_group_fail_with_that(core: Core) -> None:
-    parent, _, members = group(core, 2)
-    finish(members[0], [1])
-    drop(members[1])
-    ok, error = parent._outcome()
-    assert not ok and isinstance(error, concurrent.futures.CancelledError)
 
 
 def test_the_submitting_line_is_the_first_one_outside_of_the_package() -> None:
