@@ -39,7 +39,7 @@ def victim(n):
 
 with Pool(3) as pool:
     tasks = [pool.submit(victim, n) for n in range(100)]
-errors = [task.exception() for task in tasks]
+    errors = [task.exception() for task in tasks]
 lost = [error for error in errors if error is not None]
 print(f"{errors.count(None)} results, and: {lost[0]}")
 assert len(lost) == 1 and isinstance(lost[0], WorkerLost) and lost[0].exitcode == -signal.SIGKILL

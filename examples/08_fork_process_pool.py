@@ -42,7 +42,6 @@ assert kept == 20
 from multitask import Pool  # noqa: E402
 
 with Pool(1) as pool:
-    task = pool.submit(lambda: {}["a key that is missing"])
-error = task.exception()
+    error = pool.submit(lambda: {}["a key that is missing"]).exception()
 print(type(error).__name__, "in the worker; its traceback is chained:", error.__cause__ is not None)
 assert isinstance(error, KeyError) and "lambda" in str(error.__cause__)

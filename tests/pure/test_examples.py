@@ -21,7 +21,7 @@ def test_example_runs(example, native, tmp_path):
         env={**os.environ, "MULTITASK_NATIVE": native},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip(), "an example shows what it does"

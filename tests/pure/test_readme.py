@@ -24,7 +24,7 @@ def test_the_first_screen_has_its_parts_in_order(page):
         "| multitask |",  # the head of the table
         "make bench",
         "`WorkerLost`",
-        "make run",
+        "`make run`",
         "README.zh-CN.md" if page.name == "README.md" else "README.md",
     ]
     places = [screen.find(part) for part in parts]
