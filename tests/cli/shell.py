@@ -18,6 +18,9 @@ HANG_SECONDS = 60.0
 
 T = TypeVar("T")
 
+# As users have it: output to a pipe is buffered unless the command flushes it.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
 
 class Result(NamedTuple):
     code: int
@@ -50,7 +53,7 @@ def run(
         capture_output=True,
         cwd=cwd,
         timeout=HANG_SECONDS,
-        **options,
+        **{"env": ENVIRONMENT, **options},
     )
     out, err = (stream.decode("utf-8", "surrogateescape") for stream in (done.stdout, done.stderr))
     return Result(done.returncode, out, err)
@@ -63,7 +66,7 @@ def start(*words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        **options,
+        **{"env": ENVIRONMENT, **options},
     )
 
 

@@ -224,3 +224,12 @@ def test_a_destination_that_may_not_be_made_is_refused(as_nobody: tuple[Path, di
     done = shell.run("copy", folder / "src", folder / "mine" / "dst", **user)
     assert done.code == 2
     assert "cannot make" in done.err and "Permission denied" in done.err
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_the_copy_goes_on_when_nobody_reads_its_events(src: Path, tmp_path: Path, unbuffered: str) -> None:
+    script = f"set -o pipefail; {' '.join(shell.COMMAND)} copy --json {src} {tmp_path / 'dst'} | true"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", script], capture_output=True, timeout=shell.HANG_SECONDS, env=env)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert trees.look(tmp_path / "dst") == trees.look(src)

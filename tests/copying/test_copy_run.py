@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from copying import trees
-from multitask.copying import content, run, steps
+from multitask.copying import content, meter, steps
 from multitask.copying.report import CopyReport, Progress
 from multitask.copying.run import Copy
 
@@ -44,7 +44,7 @@ def test_relative_paths_are_taken_from_the_current_folder(
 
 
 def test_progress_is_told_and_ends_at_the_totals(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(meter, "REFRESH_SECONDS", 0.0)
     told: list[Progress] = []
     report = Copy(str(src), str(tmp_path / "dst"), kind="inline", on_progress=told.append).run()
     assert len(told) > 1
@@ -154,3 +154,14 @@ def test_an_error_of_our_own_fails_its_batch_and_not_the_run(
     report = Copy(str(src), str(tmp_path / "dst"), kind="inline").run()
     assert report.failed and accounted(report, src)
     assert ("dangling", "ZeroDivisionError: a bug") in {(problem.path, problem.why) for problem in report.failures}
+
+
+def test_dotdot_after_a_link_means_what_the_system_takes_it_for(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("far/away")
+    monkeypatch.chdir(tmp_path)
+    assert Copy("src", "link/../dst", kind="inline").run().ok
+    assert not (tmp_path / "dst").exists()
+    assert trees.look(tmp_path / "far" / "dst") == trees.look(src)

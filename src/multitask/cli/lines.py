@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 READ_BYTES = 1 << 16
 
@@ -13,12 +13,14 @@ READ_BYTES = 1 << 16
 class Lines:
     """Iterate to get the lines as text without their ends; ``stop()`` from another thread ends the iteration.
 
+    ``before_wait`` is called when there is nothing to read for now.
     ``sys.stdin`` is not used: a thread that waits in it keeps its lock, and the interpreter cannot end then.
     Bytes that are not UTF-8 are kept (surrogateescape).
     """
 
     def __init__(self, path: str) -> None:
         """*path* "-" is standard input. Raises OSError when it cannot be opened."""
+        self.before_wait: Callable[[], object] = lambda: None
         self._own = path != "-"
         self._fd = os.open(path, os.O_RDONLY) if self._own else os.dup(0)
         if self._own and os.path.isdir(path):
@@ -51,7 +53,10 @@ class Lines:
 
     def _read(self) -> bytes:
         if sys.platform != "win32":  # select() there takes sockets only
-            ready, _, _ = select.select([self._fd, self._woken], [], [])
+            ready, _, _ = select.select([self._fd, self._woken], [], [], 0)
+            if not ready:
+                self.before_wait()
+                ready, _, _ = select.select([self._fd, self._woken], [], [])
             if self._woken in ready:
                 return b""
         return os.read(self._fd, READ_BYTES)

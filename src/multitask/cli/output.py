@@ -19,10 +19,15 @@ EVENT_EVERY_SECONDS = 1.0
 
 
 class Output:
-    """Where a command writes. ``json`` turns what is told on stdout into typed lines."""
+    """Where a command writes. ``json`` turns what is told on stdout into typed lines.
+
+    A reader of stdout that goes away ends the command by BrokenPipeError, or, with ``must_be_read`` off, is no
+    reason to stop.
+    """
 
     def __init__(self) -> None:
         self.json = False
+        self.must_be_read = True
         self.bar: Bar | None = None
 
     # --- stdout
@@ -33,7 +38,12 @@ class Output:
         if raw is None:
             stdout.write(text + "\n")
             return
-        raw.write((text + "\n").encode("utf-8", "surrogateescape"))
+        try:
+            raw.write((text + "\n").encode("utf-8", "surrogateescape"))
+        except BrokenPipeError:
+            if self.must_be_read:
+                raise
+            _silence(sys.stdout)
 
     def event(self, type: str, **fields: Any) -> None:
         """A typed line, ASCII only: names that are no text keep their bytes as ``os.fsdecode`` does."""
@@ -43,10 +53,12 @@ class Output:
 
     def flush(self) -> None:
         """Let a reader at the other end of a pipe see what was written."""
-        sys.stdout.flush()
-        raw = getattr(sys.stdout, "buffer", None)
-        if raw is not None:
-            raw.flush()
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if self.must_be_read:
+                raise
+            _silence(sys.stdout)
 
     # --- stderr
     def talk(self, text: str) -> None:

@@ -25,7 +25,8 @@ class CopyReport:
     """The result of a copy. ``files links folders kept skipped failed left`` add up to ``found.entries``.
 
     ``kept`` were there already (same size and time), ``skipped`` are fifos, devices and sockets, ``left`` were
-    found but not tried because the copy stopped early: ``interrupted``, or for the reason in ``stopped``.
+    found but not done, or not known to be done, when the copy stopped early: it was ``interrupted``, or for the
+    reason in ``stopped``.
     """
 
     source: str
@@ -155,7 +156,7 @@ def summary_lines(report: CopyReport, next_step: str) -> list[str]:
         lines.append(f"  {count_text(report.kept, 'entry', 'entries')} already there, with the same size and time")
     lines += _problem_lines(report.skips, "skipped, no content to copy", "entry", "entries")
     if report.left:
-        lines.append(f"  {count_text(report.left, 'entry', 'entries')} not tried")
+        lines.append(f"  {count_text(report.left, 'entry', 'entries')} left to do")
     lines += _problem_lines(report.failures, "FAILED", "entry", "entries")
     if report.stopped:
         lines.append(f"  stopped: {report.stopped}")
@@ -178,7 +179,7 @@ def _counts(report: CopyReport) -> str:
         count_text(report.links, "link"),
         count_text(report.folders, "folder"),
     ]
-    rest = [(report.kept, "kept"), (report.skipped, "skipped"), (report.failed, "failed"), (report.left, "not tried")]
+    rest = [(report.kept, "kept"), (report.skipped, "skipped"), (report.failed, "failed"), (report.left, "left")]
     others = "".join(f" + {count:,} {word}" for count, word in rest if count)
     found = "" if report.interrupted and report.left else " found"
     return f"  {', '.join(copied)}{others} = {count_text(report.accounted, 'entry', 'entries')}{found}"

@@ -6,18 +6,19 @@ Rule: a batch is in the plan, in flight, or accounted for in the report; a batch
 
 from __future__ import annotations
 
-import errno
+import functools
 import os
 import queue
 import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine import clock
 from multitask.copying import folders, steps
-from multitask.copying.attributes import Keep, keep_attributes
+from multitask.copying.attributes import Keep
+from multitask.copying.finish import finish_folder, sweep, temporary_size
+from multitask.copying.meter import REFRESH_SECONDS, Meter
 from multitask.copying.plan import Batch, Folder, Plan
-from multitask.copying.report import CopyReport, Progress, Rate, weight
+from multitask.copying.report import CopyReport, Progress
 from multitask.copying.walk import FAILED, Ignore, Problem, Walk
 from multitask.errors import MultitaskError, WorkerLost
 
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 DEPTH = 4
 # So far the walk may run ahead, in batches: the totals are known early and memory stays bounded.
 AHEAD = 20_000
-REFRESH_SECONDS = 0.1
 
 Tell = Callable[[Progress], None]
 Complain = Callable[[Problem], None]
@@ -64,10 +64,11 @@ class Copy:
     ) -> None:
         self.report = CopyReport(source, target)
         self._jobs, self._kind = jobs, kind
-        # The workers' current folder may be another one.
+        # The workers' current folder may be another one. Not abspath(): it takes "link/.." for ".".
+        here = os.getcwd()
         self._orders = steps.Orders(
-            os.path.abspath(source),
-            os.path.abspath(target),
+            os.path.join(here, source),
+            os.path.join(here, target),
             secrets.token_hex(4),
             follow=follow,
             resume=resume,
@@ -78,8 +79,10 @@ class Copy:
         self.report.found = self.plan.found
         walk_options: dict[str, Any] = {"follow": follow, "ignore": ignore, "ignore_dangling": ignore_dangling}
         self._walk: Iterator[None] = iter(Walk(source, self.plan, self._problem, **walk_options))
+        size_of = functools.partial(temporary_size, self._orders)
+        self._meter = Meter(on_progress, self.report, self.plan, size_of)
         self._walk_first = walk_first
-        self._on_progress, self._on_problem = on_progress, on_problem
+        self._on_problem = on_problem
         self._handing_out: Batch | None = None
         self._interrupted = False
         self._in_flight: dict[Future[steps.Outcome], Batch] = {}
@@ -87,8 +90,7 @@ class Copy:
 
     def run(self) -> CopyReport:
         """Copy; returns the report, also after Ctrl-C (``report.interrupted``) and on a full disk."""
-        self._began = self._told = clock.monotonic()
-        self._rate = Rate(self._began)
+        self._meter.start()
         try:
             if self._walk_first:
                 for _ in self._walk:
@@ -104,7 +106,7 @@ class Copy:
         finally:
             self._settle_accounts()
             steps.forget(self._orders.token)
-        self._tell()
+        self._meter.read(self._in_flight.values())
         return self.report
 
     def interrupt(self) -> None:
@@ -130,9 +132,11 @@ class Copy:
                     steps.stop(self._orders.token)
                     raise
         finally:
-            # After a kill, temporary files may be left; the pool is closed now, so nobody writes them any more.
+            # What ended while the pool was being stopped still counts. After a kill, temporary files may be left;
+            # the pool is closed now, so nobody writes them any more.
+            self._take_in(block=False)
             for batch in self._untold():
-                self._sweep(batch)
+                sweep(self._orders, batch)
 
     def _drive(self, pool: Pool) -> None:
         walking = True
@@ -167,15 +171,17 @@ class Copy:
                 break
             wait = False
             self._account(task)
-        self._tell_in_time()
+        self._meter.in_time(self._in_flight.values())
 
     def _account(self, task: Future[steps.Outcome]) -> None:
+        if task.cancelled():
+            return  # by the end of the pool: it stays in flight, and is counted as left
         batch = self._in_flight[task]
         error = task.exception()
         if error is None:
             self._outcome(batch, task.result())
         elif isinstance(error, WorkerLost):
-            self._sweep(batch)
+            sweep(self._orders, batch)
             if not self.plan.lost(batch):
                 self._batch_failed(batch, f"the worker died over it {batch.tries} times ({_first_line(error)})")
         elif isinstance(error, MultitaskError):
@@ -208,19 +214,6 @@ class Copy:
         if self._on_problem is not None:
             self._on_problem(problem)
 
-    def _sweep(self, batch: Batch) -> None:
-        """Remove the temporary file a killed worker may have left."""
-        name = steps.temporary_name(self._orders.token, batch.number)
-        try:
-            root = folders.open_root(self._orders.target)
-        except OSError:
-            return
-        try:
-            for part in batch.parts:
-                _remove(root, part.folder, name)
-        finally:
-            os.close(root)
-
     # --- the end
     def _finish_folders(self) -> None:
         """Give folders their modes and times, the deepest first: a read-only one is not entered again."""
@@ -233,7 +226,7 @@ class Copy:
                     self._check_interrupted()
                     self._finish_folder(source, target, waiting[-1])
                     waiting.pop()
-                    self._tell_in_time()
+                    self._meter.in_time(self._in_flight.values())
             finally:
                 os.close(target)
         finally:
@@ -241,19 +234,11 @@ class Copy:
 
     def _finish_folder(self, source: int, target: int, folder: Folder) -> None:
         try:
-            there = folders.open_target(target, folder.path)
-            try:
-                here = folders.open_source(source, folder.path)
-                try:
-                    keep_attributes(here, there, folder, self._orders.keep)
-                finally:
-                    os.close(here)
-            finally:
-                os.close(there)
+            finish_folder(source, target, folder, self._orders.keep)
         except OSError as error:
             self._problem(Problem(folder.path, FAILED, error.strerror or str(error), error.errno))
-            return
-        self.report.folders += 1
+        else:
+            self.report.folders += 1
 
     def _untold(self) -> list[Batch]:
         """Batches that were taken and whose outcome is not known."""
@@ -265,61 +250,7 @@ class Copy:
         report = self.report
         in_flight = sum(batch.entries for batch in self._untold())
         report.left += self.plan.untaken + in_flight + len(self.plan.folders)
-        report.seconds = clock.monotonic() - self._began
-
-    # --- progress
-    def _tell_in_time(self) -> None:
-        now = clock.monotonic()
-        if now - self._told >= REFRESH_SECONDS:
-            self._told = now
-            self._tell()
-
-    def _tell(self) -> None:
-        if self._on_progress is None:
-            return
-        report, found, now = self.report, self.plan.found, clock.monotonic()
-        files, size = report.files + report.kept + report.failed, report.bytes + self._in_large()
-        self._rate.add(now, files, size)
-        rest = weight(found.files + found.links, found.bytes) - weight(files + report.links, size)
-        self._on_progress(
-            Progress(
-                files=files,
-                bytes=size,
-                total_files=found.files,
-                total_bytes=found.bytes,
-                counted=self.plan.complete,
-                failed=report.failed,
-                seconds=now - self._began,
-                rate=self._rate.bytes_per_second(),
-                seconds_left=self._rate.seconds_for(max(rest, 0)),
-            )
-        )
-
-    def _in_large(self) -> int:
-        """Bytes that stand in the temporary files of large files: these are one batch each and take long."""
-        size = 0
-        for batch in self._in_flight.values():
-            if batch.bytes >= self.plan.large_bytes and batch.entries == 1:
-                name = steps.temporary_name(self._orders.token, batch.number)
-                try:
-                    size += os.stat(os.path.join(self._orders.target, batch.parts[0].folder, name)).st_size
-                except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG, errno.ENOTDIR):
-                        raise
-        return size
-
-
-def _remove(root: int, folder: str, name: str) -> None:
-    try:
-        there = folders.open_target(root, folder)
-    except OSError:
-        return
-    try:
-        os.unlink(name, dir_fd=there)
-    except OSError:
-        pass
-    finally:
-        os.close(there)
+        report.seconds = self._meter.seconds
 
 
 def _first_line(error: BaseException) -> str:

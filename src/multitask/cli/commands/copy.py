@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, out: Output) -> int:
     """Check, copy under a progress bar, sum up."""
     source, target = options.source, options.target
+    out.must_be_read = False  # the copy goes on when nobody reads its events any more
     try:
         check(source, target, merge=options.merge)
         os.makedirs(target, exist_ok=True)

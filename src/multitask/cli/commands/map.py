@@ -127,6 +127,7 @@ class _Map:
             if options.timeout or options.retries:
                 view = pool.options(timeout=options.timeout, retries=options.retries)
             if options.kind == "inline":
+                self._lines.before_wait = self._out.flush
                 for number, text in enumerate(self._lines, 1):
                     self._write(self._entry(view, number, text))
             else:
