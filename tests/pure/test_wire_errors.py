@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from test_wire_globals import run_case
+
+from multitask._engine.wire import Encoder, Parcel
+from multitask.errors import CannotTravel, MultitaskError, RemoteTraceback
 
 ERRORS = """
 import traceback, dataclasses
@@ -78,7 +83,8 @@ with lane() as lane:
     check((type(e) is TwoArgs, e.code, e.text, e.args), (True, 7, "seven", ("7: seven",)))
     e = caught(lane, lambda: KeywordOnly(why="w")); check((type(e) is KeywordOnly, e.why), (True, "w"))
     e = caught(lane, lambda: Slots(4)); check((type(e) is Slots, e.extra), (True, 4))
-    e = caught(lane, lambda: MyOS(13, "denied", "f")); check((type(e), e.errno, e.filename, str(e)), (MyOS, 13, "f", "[Errno 13] denied: 'f'"))
+    e = caught(lane, lambda: MyOS(13, "denied", "f"))
+    check((type(e), e.errno, e.filename, str(e)), (MyOS, 13, "f", "[Errno 13] denied: 'f'"))
     e = caught(lane, lambda: MyOSInit(9)); check((type(e), e.errno, e.filename, e.n), (MyOSInit, 2, "file", 9))
     e = caught(lane, lambda: OSError(2, "x")); check(type(e), FileNotFoundError)
     e = caught(lane, HoldsLock)
@@ -88,7 +94,8 @@ with lane() as lane:
     with fails(CannotTravel, "'lock'"): e.lock
     with fails(AttributeError): e.nothing
     e = caught(lane, held)
-    assert isinstance(e, LockInArgs) and isinstance(e, MultitaskError) and "LockInArgs" in str(e) and "lock" in str(e), str(e)
+    assert isinstance(e, LockInArgs) and isinstance(e, MultitaskError)
+    assert "LockInArgs" in str(e) and "lock" in str(e), str(e)
     for make, words in [(lambda: BadReduce("br"), "br"), (BadDict, "")]:
         e = caught(lane, make)
         assert isinstance(e, (BadReduce, BadDict)), repr(e)
@@ -102,18 +109,23 @@ with lane() as lane:
     check(type(caught(lane, WithMeta)), WithMeta)
     e = caught(lane, dynamic); check((type(e).__name__, isinstance(e, LookupError)), ("Dynamic", True))
     e = caught(lane, noted); check(e.__notes__, ["a note"]); assert "a note" in str(e.__cause__)
-    e = caught(lane, group); check((type(e), [type(x) for x in e.exceptions], e.exceptions[0].code), (ExceptionGroup, [TwoArgs, ValueError], 1))
+    e = caught(lane, group)
+    check((type(e), [type(x) for x in e.exceptions]), (ExceptionGroup, [TwoArgs, ValueError]))
+    check(e.exceptions[0].code, 1)
     assert "TwoArgs" in str(e.__cause__)
     try: lane(chained)
     except TypeError as e:
         text = str(e.__cause__)
-        for word in ("KeyError: 'first'", "direct cause", "second", "During handling", "third"): assert word in text, text
+        for word in ("KeyError: 'first'", "direct cause", "second", "During handling", "third"):
+            assert word in text, text
     with fails(RecursionError): lane(deep)
     for make, kind, args in [(lambda: SystemExit(3), SystemExit, (3,)), (KeyboardInterrupt, KeyboardInterrupt, ()),
-                             (lambda: GeneratorExit("g"), GeneratorExit, ("g",)), (lambda: StopIteration(4), StopIteration, (4,))]:
+                             (lambda: GeneratorExit("g"), GeneratorExit, ("g",)),
+                             (lambda: StopIteration(4), StopIteration, (4,))]:
         e = caught(lane, make); check((type(e), e.args), (kind, args))
     check(caught(lane, lambda: SystemExit(3)).code, 3)
-    e = caught(lane, lambda: UnicodeDecodeError("utf8", b"x", 0, 1, "bad")); check((type(e), e.reason), (UnicodeDecodeError, "bad"))
+    e = caught(lane, lambda: UnicodeDecodeError("utf8", b"x", 0, 1, "bad"))
+    check((type(e), e.reason), (UnicodeDecodeError, "bad"))
     e = caught(lane, lambda: WorkerLost("lost", why="w")); check((type(e), e.why), (WorkerLost, "w"))
     e = caught(lane, lambda: ImportError("i", name="n")); check((type(e), e.name), (ImportError, "n"))
     e = lane(lambda: TwoArgs(1, "as a value")); check((type(e), e.code), (TwoArgs, 1))
@@ -190,7 +202,8 @@ with lane() as lane:
     except CannotTravel as e: check(e.path, "the function.args[0]")
     else: raise AssertionError
     # results
-    for make, path in [(threading.Lock, "result"), (lambda: {"a": [1, threading.Lock()]}, "result['a'][1]"), (lambda: (i for i in ()), "result"),
+    for make, path in [(threading.Lock, "result"), (lambda: {"a": [1, threading.Lock()]}, "result['a'][1]"),
+                       (lambda: (i for i in ()), "result"),
                        (lambda: Node(gen=(i for i in ())), "result.gen")]:
         try: lane(make)
         except CannotTravel as e: check(e.path, path)
@@ -212,3 +225,16 @@ with lane() as lane:
 @pytest.mark.parametrize("text", [ERRORS, PATHS], ids=["errors", "paths"])
 def test_errors_arrive(text, fork, tmp_path):
     run_case(text, fork, tmp_path)
+
+
+def test_error_parcel_that_cannot_be_read_still_gives_an_error():
+    encoder = Encoder()
+    for data in (b"", b"junk", pickle.dumps(1), pickle.dumps(("Kind", "words", "trace", [b"junk", pickle.dumps(3)]))):
+        error = encoder.load_error(Parcel(data))
+        assert isinstance(error, MultitaskError) and isinstance(error.__cause__, RemoteTraceback)
+    assert "Kind: words" in str(error) and "trace" in str(error.__cause__)
+
+
+def test_result_that_cannot_be_read_is_told():
+    with pytest.raises(CannotTravel):
+        Encoder().load(Parcel(b"junk"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from wire_lane import Lane
 
-# --- values come through as they are ---------------------------------------------------------------------------------
+# --- values come through as they are --------------------------------------------------------------------------------
 
 _scalars = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.complex_numbers() | st.text() | st.binary(max_size=40)
@@ -77,7 +77,7 @@ def test_closures_and_instances_carry_values(lane, value, capture):
     assert type(back) is Local and same(back.held, value)
 
 
-# --- programs ----------------------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------------------------
 
 _NAMES = [f"f{n}" for n in range(5)]
 _DATA = [f"d{n}" for n in range(3)]

@@ -113,7 +113,8 @@ with Lane(fork=FORK) as lane:
     check(lane(decorated, 1), ("logged", "decorated", 2))
     check(lane(paths), ("a/b", 4.0))
     check(lane(parse, "<t/>"), "t")
-    check(lane(whole, annotated), ("annotated", "annotated", "__main__", None, {"x": "int", "y": int, "return": str}, {"extra": [1, 2]}))
+    notes = {"x": "int", "y": int, "return": str}
+    check(lane(whole, annotated), ("annotated", "annotated", "__main__", None, notes, {"extra": [1, 2]}))
     name, qual, module, doc, _n, more = lane(whole, decorated)
     check((name, doc), ("decorated", "doc of decorated"))
     check(lane(lambda: list(generate(4))), [0, 1, 2, 3])
@@ -264,7 +265,9 @@ def lens(): return len(Metal), Metal.flavour
 def abstract():
     try: Shape()
     except TypeError: return issubclass(Alien, Shape), isinstance(Alien(), Shape)
-def fields(): return [(f.name, f.default is dataclasses.MISSING) for f in dataclasses.fields(Point)], dataclasses.replace(Point(1), x=5)
+def fields():
+    found = [(f.name, f.default is dataclasses.MISSING) for f in dataclasses.fields(Point)]
+    return found, dataclasses.replace(Point(1), x=5)
 def registry(): return sorted(Base.registry), Base.registry["child"] is Child
 def new_class():
     class Fresh:

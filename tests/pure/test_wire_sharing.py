@@ -108,14 +108,19 @@ with lane() as lane:
     check([lane(ns["other"]), lane(ns["other"]), lane(ns_f)], [5, 6, 6])
     check(lane(lambda: mod.__name__), "made_up")
     check(lane(lambda o: (o.m(), type(o) is dyn), dyn(a=1)), (1, True))
-    for o in ({}.keys, d.keys(), {1: 2}.values(), types.MappingProxyType({1: 2}), collections.OrderedDict(a=1).keys(), re.compile("a"),
-              operator.itemgetter(1), range(3), slice(1, 2), Ellipsis, NotImplemented, type(None), type(...), types.FunctionType,
-              int | str, list[int], typing.List[int], typing.Optional[int], collections.deque([1]), type, object, dict.fromkeys, str.join,
-              property(lambda self: 1), inspect.signature(annotated), types.SimpleNamespace(a=1), functools.partial(print, 1),
+    for o in ({}.keys, d.keys(), {1: 2}.values(), types.MappingProxyType({1: 2}), collections.OrderedDict(a=1).keys(),
+              re.compile("a"),
+              operator.itemgetter(1), range(3), slice(1, 2), Ellipsis, NotImplemented, type(None), type(...),
+              types.FunctionType,
+              int | str, list[int], typing.List[int], typing.Optional[int], collections.deque([1]), type, object,
+              dict.fromkeys, str.join,
+              property(lambda self: 1), inspect.signature(annotated), types.SimpleNamespace(a=1),
+              functools.partial(print, 1),
               functools.partial(build, "x"), uses.__code__, iter([1, 2]), memoryview):
         back = lane(lambda o: o, o)
         check(type(back), type(o))
-        if not isinstance(o, (property, inspect.Signature, functools.partial)) and type(o).__name__ not in ("list_iterator", "dict_values", "itemgetter", "builtin_function_or_method"):
+        unequal = ("list_iterator", "dict_values", "itemgetter", "builtin_function_or_method")
+        if not isinstance(o, (property, inspect.Signature, functools.partial)) and type(o).__name__ not in unequal:
             check(back, o)
     check(lane(lambda: UsesDesc().field), "field")
     with fails(CannotTravel, "memoryview"): lane(lambda o: o, memoryview(b"x"))
@@ -131,6 +136,24 @@ with lane() as lane:
         def total(self): return self.x + self.y
     check(lane(lambda: Struct(1, 2.5).total()), 3.5)
     check(lane(lambda s: s.total(), Struct(1, 2.5)), 3.5)
+""",
+    "constants_that_pickle_as_their_name": """
+class _Missing:
+    def __reduce__(self): return "MISSING"
+class _Slots:
+    __slots__ = ()
+    def __reduce__(self): return "SLOTS"
+    def __repr__(self): return "SLOTS!"
+MISSING = _Missing(); MISSING.extra = 5
+SLOTS = _Slots()
+def task(x=MISSING): return x is MISSING, MISSING.extra
+def given(x, y): return x is MISSING, y is SLOTS, repr(SLOTS)
+with lane() as lane:
+    check(lane(task), (True, 5))
+    check(lane(given, MISSING, SLOTS), (True, True, "SLOTS!"))
+    check(lane(given, [MISSING], "__main__"), (False, False, "SLOTS!"))
+    assert lane(lambda: MISSING) is MISSING
+    assert lane(lambda o: o, [SLOTS])[0] is SLOTS
 """,
     "a_metaclass_and_inheritance_in_cycles": """
 class Tree:
@@ -156,7 +179,9 @@ class Need:
 class Has(Need, must=3): pass
 class Multi(Leaf, Has, must=4):
     def up(self): return super().up(), self.must
-def probe(): return Tree.kinds == [Tree, Leaf], type(Tree.default) is Leaf, Tree.default.owner is Tree, Leaf().up().__class__ is Leaf, Multi().up()[1]
+def probe():
+    leaf = Leaf().up().__class__ is Leaf
+    return Tree.kinds == [Tree, Leaf], type(Tree.default) is Leaf, Tree.default.owner is Tree, leaf, Multi().up()[1]
 with lane() as lane:
     check(lane(probe), (True, True, True, True, 4))
     check(lane(lambda o: type(o).__mro__[1] is Leaf, Multi()), True)

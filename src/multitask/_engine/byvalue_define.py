@@ -32,7 +32,13 @@ from multitask._engine.byvalue_graph import (
 )
 from multitask._engine.byvalue_missing import make_missing
 from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import ValuePickler, learn_lazily_imported, pickled_somehow
+from multitask._engine.byvalue_pickle import (
+    ConstantPickler,
+    ValuePickler,
+    learn_lazily_imported,
+    names_main,
+    pickled_somehow,
+)
 from multitask._engine.byvalue_snapshot import Read, Snapshot, functions_within, reads_of
 
 BIG_BYTES = 10 * 1024 * 1024
@@ -93,10 +99,11 @@ class Definitions:
         """Write the content down, once."""
         if definition.built is not None:
             return
-        subject: Any = definition.fresh
-        if subject is None:  # another thread has just finished
-            return
-        data, buffers, found = self._written(definition, subject)
+        subject: Any = definition.fresh or definition.subject()
+        try:
+            data, buffers, found = self._written(definition, subject)
+        finally:
+            definition.fresh = None
         parcel = Kept(data, buffers)
         parcel.token = token = Token(definition.number, self.dead, tuple(definition.cells))
         with self._lock:
@@ -105,7 +112,6 @@ class Definitions:
                 definition.built = (definition.number, None, parcel)
             else:
                 token.number = 0
-        definition.fresh = None
 
     def _written(self, definition: Definition, subject: Any) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
         name = None if self.snapshot is None else self.snapshot.name(subject)
@@ -148,7 +154,11 @@ class Definitions:
         seen: list[object] = []
         root = None if definition is None else (obj, definition)
         try:
-            return pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen)
+            written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen)
+            if self.snapshot is None and names_main(written[0]):
+                # Under fork the name is there; elsewhere a constant that pickles as its name has to be sent.
+                written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen, kind=ConstantPickler)
+            return written
         except Exception as error:
             raise explanation(roots(obj, title), seen, error) from error
 

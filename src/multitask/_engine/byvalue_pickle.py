@@ -28,7 +28,7 @@ from typing import Any, Protocol
 
 from multitask._engine import byvalue
 from multitask._engine.byvalue import PROTOCOL, importable, importable_module
-from multitask._engine.byvalue_classes import builtin_type_name, is_python_class
+from multitask._engine.byvalue_classes import builtin_type_name, fill_class, is_python_class, make_class
 
 IN_BAND_BYTES = 16 * 1024  # smaller buffers are cheaper inside the pickle than beside it
 
@@ -73,6 +73,40 @@ class WitnessPickler(ValuePickler):
     def reducer_override(self, obj: Any) -> Any:
         self.seen.append(obj)
         return super().reducer_override(obj)
+
+
+class ConstantPickler(ValuePickler):
+    """For constants of ``__main__`` whose ``__reduce__`` gives a name (``MISSING``): sent once, under a number."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        if reduced is not NotImplemented or not _by_name(obj):
+            return reduced
+        return self.traveller.write_object(self, obj, _reduce_constant)
+
+
+def _by_name(obj: Any) -> bool:
+    kind: Any = type(obj)
+    if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+        return False
+    name = obj.__reduce_ex__(PROTOCOL)
+    return isinstance(name, str) and vars(sys.modules["__main__"]).get(name) is obj
+
+
+def _reduce_constant(obj: Any) -> Any:
+    return _bare_object, (type(obj),), getattr(obj, "__dict__", None) or None
+
+
+def _bare_object(kind: Any) -> Any:
+    return kind.__new__(kind)
+
+
+_MAIN_IN_PICKLE = b"\x8c\x08__main__"
+
+
+def names_main(data: bytes) -> bool:
+    """Whether a pickle may refer to ``__main__`` by name, where nothing of that name need be in a worker."""
+    return _MAIN_IN_PICKLE in data
 
 
 def pickled(
@@ -156,7 +190,8 @@ def pickled_somehow(
         first = error
     witness: list[object] = []
     try:
-        return pickled(traveller, obj, kind=WitnessPickler, seen=witness, table=exotic_table(), **options)
+        options["kind"] = WitnessPickler
+        return pickled(traveller, obj, seen=witness, table=exotic_table(), **options)
     except Exception:
         if seen is not None:
             seen += witness
@@ -197,11 +232,24 @@ def exotic_table() -> Any:
 
 
 def _function(pickler: ValuePickler, fn: Any) -> Any:
-    if importable(fn):
+    if fn in _OWN or importable(fn):
         return NotImplemented
     if fn.__code__ is _GENERIC_CODE:
         return pickler.traveller.write_object(pickler, fn, _reduce_generic)
     return pickler.traveller.write_function(pickler, fn)
+
+
+_OWN = frozenset(
+    {
+        byvalue.make_function,
+        byvalue.fill_function,
+        byvalue.make_cell,
+        byvalue.resolve,
+        byvalue.inherited,
+        make_class,
+        fill_class,
+    }
+)
 
 
 def _class(pickler: ValuePickler, cls: type) -> Any:

@@ -20,7 +20,7 @@ from multitask._engine.byvalue_child import Decoder, cannot_rebuild, loads
 from multitask._engine.byvalue_define import Definitions
 from multitask._engine.byvalue_graph import Definition, FunctionRef, Need, Parcel
 from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import CACHED_TYPE, DESK_BYTES, Desk, is_plain
+from multitask._engine.byvalue_pickle import CACHED_TYPE, DESK_BYTES, Desk, is_plain, names_main
 
 __all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
 
@@ -116,6 +116,8 @@ class Encoder:
             return self._dump_again(obj)
         data = desk.file.getvalue()
         needs: tuple[Need, ...] = ()
+        if names_main(data) and self.definitions.snapshot is None:
+            return self._dump_again(obj)
         if desk.found:
             # Until here the pickler keeps alive what only __reduce__ methods have made.
             needs = self._needs(obj, desk.found)
