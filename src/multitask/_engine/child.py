@@ -71,13 +71,15 @@ def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
 def _initialize(decoder: Decoder, parcel: Parcel, needs: Sequence[Any]) -> None:
     for need in needs:
         decoder.define(*need)
-    initializer, initargs = decoder.load(parcel)
+    call: Any = decoder.load(parcel)
+    initializer, initargs = call
     initializer(*initargs)
 
 
 def _print_whole_lines() -> None:
     # A worker lives long and may be killed: what it printed must not sit in its buffer until then.
-    for stream in (sys.stdout, sys.stderr):
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
         try:
             stream.reconfigure(line_buffering=True)
         except (AttributeError, ValueError, OSError):
@@ -152,7 +154,7 @@ class PipeEnd:
 
     def _call(self, decoder: Decoder, number: int, mode: int, parcel: Parcel) -> tuple[int, Parcel]:
         try:
-            call = decoder.load(parcel)
+            call: Any = decoder.load(parcel)
             fn, args, kwargs = (decoder.function(number), *call) if number else call
             return self._kinds.OK, decoder.dump(self._run(mode, fn, args, kwargs))
         except BaseException as error:

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from multitask._engine.wire import Encoder
-    from multitask.task import Task
+    from multitask import task
+
+    Task = task.Task[Any]
 
 CALL, CHUNK, STARCHUNK = 0, 1, 2
 PENDING, FINISHED, CANCELLED = 0, 1, 2
@@ -48,10 +50,14 @@ class Removed(NamedTuple):
 
 
 class Core(Protocol):
-    encoder: Encoder | None
-    unfinished: int
-    closed: bool
     failures: list[Any]
+
+    @property
+    def encoder(self) -> Encoder | None: ...
+    @property
+    def unfinished(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
 
     # any thread
     def submit(

@@ -95,7 +95,7 @@ class Engine:
                 self.core.post(("terminate",))
 
     def abandon(self) -> None:
-        """Nobody holds the pool any more: finish what was given, then end. May run in any thread, in any garbage collection."""
+        """Nobody holds the pool any more: finish what was given, then end. For finalizers: any thread, at any moment."""
         self._abandoned = True
         self.close()
 
@@ -135,7 +135,7 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
                 return policy.key(options, monotonic())
 
         spin = SPIN_NS if cpu_count() > 1 else 0
-        core: Core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin)
+        core: Core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin, cpu_count())
         return core
     from multitask._engine.portable import PortableCore
 
@@ -143,7 +143,7 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
     return PortableCore(encoder=encoder, policy=policy, task_type=config.task_class, callbacks=callbacks)
 
 
-SPIN_NS = 20_000  # how long a caller that waits looks at the lanes before it sleeps
+SPIN_NS = 80_000  # how long a caller that waits looks at the lanes before it sleeps
 
 
 def _encoder(config: Config) -> Any:

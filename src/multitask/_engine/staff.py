@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multitask._engine.engine import Config
 
 STARTING, READY, LEAVING = "starting", "ready", "leaving"
-WORKER_SPIN_NS = 20_000  # how long an idle worker looks at its lane before it sleeps
+WORKER_SPIN_NS = 80_000  # how long an idle worker looks at its lane before it sleeps
 
 
 @dataclass(slots=True)

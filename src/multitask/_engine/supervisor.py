@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from multitask._engine import losses
 from multitask._engine.clock import monotonic
 from multitask._engine.core import CANCELLED, FINISHED, RUNNING, Core, Event
-from multitask._engine.staff import LEAVING, READY, STARTING, Hand, Staff
+from multitask._engine.staff import LEAVING, READY, STARTING, Staff
 from multitask.errors import CancelledError, PoolBroken
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ class Supervisor:
     # --- tasks that need more than a settle
 
     def _tries(self, task: Any) -> int:
-        return 1 + task.__dict__.get("_tried", 0)
+        tried: int = task.__dict__.get("_tried", 0)
+        return 1 + tried
 
     def _again_or(self, task: Any, error: Any, front: bool = False) -> None:
         """Try the task again if it has retries left, otherwise settle it with *error*."""

@@ -11,7 +11,7 @@ if os.environ.get("MULTITASK_NATIVE", "1") == "0":
     why_not = "MULTITASK_NATIVE=0 is set"
 else:
     try:
-        from multitask._native import core as core
+        from . import core as core
 
         available = True
     except ImportError as error:

@@ -54,7 +54,7 @@ cdef class Waiter(Submitter):
             if found >= BUSY_BATCH:
                 self.pause(30000)
                 continue
-            if self.spin():
+            if self.busy() < self.cpus and self.spin():
                 continue
             mt_store32(&self.page.word, MT_CALLER)
             mt_fence()
@@ -65,6 +65,14 @@ cdef class Waiter(Submitter):
                 mt_futex_wait(&self.page.word, MT_CALLER, left)
                 mt_awake(self.page, MT_CALLER)
         return False
+
+    cdef int busy(self) noexcept:
+        """Workers that have something to do."""
+        cdef Py_ssize_t i
+        cdef int n = 0
+        for i in range(PyList_GET_SIZE(self.lanes)):
+            n += (<Lane> PyList_GET_ITEM(<PyObject *> self.lanes, i)).count > 0
+        return n
 
     cdef bint spin(self) except -1:
         """Look for replies for a short while without the GIL. Lanes are only dropped with the GIL held, so keep them."""

@@ -115,6 +115,8 @@ cdef class Collector(Books):
         cdef double depth
         lane.mean_ns = took if lane.mean_ns == 0 else lane.mean_ns * 0.875 + took * 0.125
         depth = 2 if self.line.keyed else AHEAD_NS / (lane.mean_ns + 200.0)
+        if self.fixed_depth:
+            return
         lane.depth = 2 if depth < 2 else MT_SLOTS - 16 if depth > MT_SLOTS - 16 else <int> depth
 
     cdef object receive(self, Lane lane, uint64_t size):
@@ -170,7 +172,7 @@ cdef class Collector(Books):
     cdef inline bint for_manager(self) noexcept:
         return (PyList_GET_SIZE(self.sent) or PyList_GET_SIZE(self.failed) or PyList_GET_SIZE(self.slow)
                 or PyList_GET_SIZE(self.hooked) or PyList_GET_SIZE(self.ready) or PyList_GET_SIZE(self.farewells)
-                or (self.closed and self.unfinished == 0 and not self.told_idle))
+                or self.forget_due or (self.closed and self.unfinished == 0 and not self.told_idle))
 
     cdef int collect_and_tell(self) except -1:
         cdef int found = self.collect()

@@ -39,6 +39,10 @@ cdef class Books:
     cdef uint64_t settled         # tasks settled so far
     cdef int stops                # workers that are to be told to stop as soon as there is room
     cdef uint64_t caller_spin_ns
+    cdef int cpus
+    cdef public int fixed_depth   # 0: learned from how long calls take
+    cdef uint64_t new_functions
+    cdef bint forget_due          # enough functions were new that some may be gone
     cdef mt_page *page
     cdef int page_fd, bell_fd, epoll_fd
     # what the manager has to look at
@@ -50,7 +54,7 @@ cdef class Books:
     def __cinit__(self):
         self.page_fd = self.bell_fd = self.epoll_fd = -1
 
-    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0):
+    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1):
         global Parcel
         from multitask._engine.wire import Parcel as parcel_class
         cdef void *at
@@ -61,6 +65,7 @@ cdef class Books:
         self.policy_key = policy_key
         self.put_callbacks = put_callbacks
         self.caller_spin_ns = caller_spin_ns
+        self.cpus = cpus
         self.failures = []
         self.line = Line()
         self.line.keyed = policy_key is not None
@@ -188,6 +193,21 @@ cdef class Books:
         slot.function = d.number
         mt_store64(&slot.start_ns, 0)
         mt_commit(&lane.m.requests, slot)
+        return 1
+
+    cdef int send_forget(self, Lane lane, bytes numbers) except -1:
+        """Let the worker drop definitions; without room now it keeps them, which costs memory and nothing else."""
+        cdef mt_slot *slot
+        cdef uint32_t n = <uint32_t> PyBytes_GET_SIZE(numbers)
+        cdef unsigned char *content = mt_reserve(&lane.m.requests, n, &slot)
+        if content == NULL:
+            return 0
+        memcpy(content, PyBytes_AS_STRING(numbers), n)
+        slot.kind = K_FORGET
+        slot.segment = 0
+        mt_store64(&slot.start_ns, 0)
+        mt_commit(&lane.m.requests, slot)
+        mt_wake_consumer(&lane.m.requests)
         return 1
 
     cdef int refill(self) except -1:

@@ -92,6 +92,9 @@ cdef class NativeCore(Waiter):
             tasks, self.failed = self.failed, []
             for task in tasks:
                 events.append(("failed", task, <int> (<TaskBase> task).seq, ((<TaskBase> task).kind, (<TaskBase> task).value)))
+        if self.forget_due:
+            self.forget_due = False
+            self.forget_dead()
         if PyList_GET_SIZE(self.posts):
             posts, self.posts = self.posts, []
             events.extend([("post", obj) for obj in posts])
@@ -99,6 +102,19 @@ cdef class NativeCore(Waiter):
             self.told_idle = True
             events.append(("idle",))
         return events
+
+    cdef int forget_dead(self) except -1:
+        """Tell the workers which definitions nothing can ask for any more."""
+        cdef Lane lane
+        dead = self.encoder.take_dead()
+        for lane in self.lanes:
+            known = [number for number in dead if number in lane.known]
+            for start in range(0, len(known), 1000):
+                numbers = b"".join([number.to_bytes(8, "little") for number in known[start:start + 1000]])
+                if not self.send_forget(lane, numbers):
+                    break
+                lane.known.difference_update(known[start:start + 1000])
+        return 0
 
     def watch(self, int fd, int wid):
         """Report ("exit", wid) once *fd* is readable."""
@@ -115,7 +131,9 @@ cdef class NativeCore(Waiter):
     def add_worker(self, int wid, Lane channel):
         """Open the books for a worker; it is fed once its HELLO has come."""
         channel.wid = wid
-        if self.line.keyed:
+        if self.fixed_depth:
+            channel.depth = self.fixed_depth
+        elif self.line.keyed:
             channel.depth = 2
         self.by_wid[wid] = channel
         self.lanes = self.lanes + [channel]

@@ -97,6 +97,8 @@ cdef class WorkerEnd:
             quiet = True
             if kind == K_DEFINE:
                 self.define(decoder, slot)
+            elif kind == K_FORGET:
+                self.forget(decoder, slot)
             mt_finish(ring, self.seq)
             mt_release(ring, self.seq)
             self.seq += 1
@@ -150,6 +152,49 @@ cdef class WorkerEnd:
         stream, buffers = unpack(self.content(slot, 4 + n))
         decoder.define(slot.function, name, Parcel(stream, buffers))
         return 0
+
+    cdef int forget(self, decoder, mt_slot *slot) except -1:
+        cdef uint64_t *numbers = <uint64_t *> mt_content(&self.m.requests, slot)
+        decoder.forget([numbers[i] for i in range(slot.length // 8)])
+        return 0
+
+    # For tests that play the worker step by step.
+
+    def take_by_hand(self, decoder):
+        """Start the next message: (function number, arguments), "stop", or None when there is none."""
+        cdef mt_ring *ring = &self.m.requests
+        cdef mt_slot *slot
+        cdef const unsigned char *at
+        cdef int got
+        while True:
+            got = mt_take(ring, self.seq)
+            if got == MT_NOTHING:
+                return None
+            slot = mt_slot_of(ring, self.seq)
+            if got == MT_GOT and slot.kind == K_CALL:
+                mt_store64(&slot.start_ns, mt_now_ns())
+                at = mt_content(ring, slot)
+                return slot.function, decode_plain(&at)
+            if got == MT_GOT:
+                if slot.kind == K_DEFINE:
+                    self.define(decoder, slot)
+                mt_finish(ring, self.seq)
+            mt_release(ring, self.seq)
+            self.seq += 1
+            if got == MT_GOT and slot.kind == K_STOP:
+                return "stop"
+
+    def finish_by_hand(self, decoder, value, bint ok=True):
+        """Publish the outcome of what ``take_by_hand`` started; False: condemned, there is to be no next one."""
+        if ok:
+            self.publish_result(decoder, value, self.seq, 1000)
+        else:
+            self.publish_error(decoder, value, self.seq, 1000)
+        if not mt_finish(&self.m.requests, self.seq):
+            return False
+        mt_release(&self.m.requests, self.seq)
+        self.seq += 1
+        return True
 
     cdef uint64_t call(self, decoder, mt_slot *slot, uint64_t now) except? 0:
         cdef mt_ring *ring = &self.m.requests

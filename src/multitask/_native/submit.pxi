@@ -2,6 +2,7 @@
 
 cdef enum:
     BATCH = 32           # a submitter collects once in so many calls
+    FORGET_AFTER = 256   # new functions, until workers are told which are gone
 
 
 cdef class Submitter(Collector):
@@ -122,6 +123,9 @@ cdef class Submitter(Collector):
             self.entries = {key: e for key, e in self.entries.items() if (<FunctionEntry> e).weak() is not None}
         self.entries[<size_t> <PyObject *> fn] = entry
         self.last_entry = entry
+        self.new_functions += 1
+        if self.new_functions % FORGET_AFTER == 0:
+            self.forget_due = True
         return entry
 
     cdef Definition definition(self, need):
