@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 3  # workers in a row that may fail to get ready
 GRACE_SECONDS = 5.0  # for a worker that was told to stop
+THREAD_GRACE_SECONDS = 1.0  # for a running thread when the pool is terminated
 AGAIN_SECONDS = 0.5  # until the next try to start a worker when the system refused
 
 
@@ -262,7 +263,12 @@ class Supervisor:
         else:
             for hand in self._staff.hands.values():
                 self._core.retire(hand.wid)
+            # A running thread cannot be stopped: it is left behind, a daemon, when it does not end by itself.
+            self._at(monotonic() + THREAD_GRACE_SECONDS, self._leave)
         self._end_if_empty()
+
+    def _leave(self) -> None:
+        self._over = True
 
     def _break(self, error: PoolBroken) -> None:
         self._core.close()
