@@ -256,12 +256,12 @@ class PlainExecutorTask(PlainBase, ExecutorTask[T]):  # type: ignore[override]
 
 if _native.available:
 
-    class NativeTask(_native.core.TaskBase, Task[T]):  # type: ignore[misc]
+    class NativeTask(_native.core.TaskBase, Task[T]):
         """Task of the native core."""
 
         __slots__ = ()
 
-    class NativeExecutorTask(_native.core.TaskBase, ExecutorTask[T]):  # type: ignore[misc]
+    class NativeExecutorTask(_native.core.TaskBase, ExecutorTask[T]):
         """ExecutorTask of the native core."""
 
         __slots__ = ()
