@@ -21,7 +21,6 @@ HOMES = {
 }
 EXCLUDED = {
     "ExecutorTest.test_map_buffersize_validation": "refused in the same cases, in other words",
-    "AsCompletedTests.test_future_times_out": "waits on real time twice over; as_completed itself is the stdlib's",
 }
 KINDS = ("process", "thread")
 

@@ -14,6 +14,7 @@ Nobody holds ``changed`` while a user's iterator runs, except for ``kind="inline
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -113,8 +114,30 @@ class Flow:
     def pull(self) -> None:
         """Pull and submit in this thread as much as is allowed."""
         with self.changed:
+            if self.finite and self.chunk == 1:
+                self._pull_items()
+                return
             while not self.finished and self.allowed - self.pulled >= self.chunk:
                 self.step()
+
+    def _pull_items(self) -> None:
+        """``pull`` for what most streams are, a builtin container and no chunks: one loop."""
+        room = self.allowed - self.pulled
+        if self.finished or room < 1:
+            return
+        submit, fn, options, basket = self.core.submit, self.fn, self.options, self.basket
+        keep = self.line.append if basket is None else self._track
+        before = self.pulled
+        try:
+            for item in itertools.islice(self.iterator or (), room):
+                self.pulled += 1
+                keep(submit(fn, (item,), None, options, CALL, basket))
+                self.submitted += 1
+        except BaseException as error:
+            self._fail(error)
+        else:
+            if self.pulled - before < room:
+                self.finish()
 
     def step(self) -> None:
         """Pull one chunk and submit it; runs the iterator, and whatever pickling the items runs."""
@@ -131,14 +154,17 @@ class Flow:
             if items and not self.closed:
                 self._submit(items)
         except BaseException as error:
-            # An interrupt of the consumer's own thread too: an item may have been lost here, so the stream must not
-            # go on as if nothing had happened.
-            self.finish(error)
-            if self.inline and not isinstance(error, Exception):
-                raise
+            self._fail(error)
             return
         if len(items) < self.chunk or self.closed:
             self.finish()
+
+    def _fail(self, error: BaseException) -> None:
+        # An interrupt of the consumer's own thread ends it too: an item may have been lost, so the stream must not go
+        # on as if nothing had happened.
+        self.finish(error)
+        if self.inline and not isinstance(error, Exception):
+            raise error
 
     def _submit(self, items: list[Any]) -> None:
         mode, args = (CALL, (items[0],)) if self.chunk == 1 else (CHUNK, (items,))
@@ -146,14 +172,18 @@ class Flow:
         with self.changed:
             if self.basket is None:
                 self.line.append(task)
-            elif task in self.early:
-                self.early.remove(task)
             else:
-                self.untaken.add(task)
+                self._track(task)
             self.submitted += 1
             if self.closed:
                 self.core.withdraw(task)
             self.changed.notify_all()
+
+    def _track(self, task: Task[Any]) -> None:
+        if task in self.early:
+            self.early.remove(task)
+        else:
+            self.untaken.add(task)
 
     def take(self) -> Task[Any]:
         """Unordered: a settled task out of the basket; IndexError when there is none."""
