@@ -13,9 +13,4 @@ status=0
 
 # Older copies go only now: removing files just before making others slows some file systems down.
 find build/run -mindepth 1 -maxdepth 1 -type d ! -path "$work" -exec rm -rf {} +
-
-if [ "$status" -eq 0 ]; then
-  echo
-  echo "Type next:  seq 1 10 | $bin/multitask map math:sqrt --as float"
-fi
 exit "$status"
