@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 from typing import Any, NoReturn, Protocol, cast
 
@@ -62,6 +61,8 @@ def command(words: list[str], out: Output) -> tuple[str, list[str]]:
         raise Leave(exit_codes.DONE)
     name = words[0]
     if name not in COMMANDS:
+        import difflib
+
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         meant = f"did you mean `multitask {close[0]}`?" if close else "`multitask -h` lists the commands"
         out.error(f"there is no command {name!r}", fix=meant)
@@ -90,7 +91,7 @@ class _Parser(argparse.ArgumentParser):
             add_help=False,
             allow_abbrev=False,
             epilog=command.DETAILS,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
         )
         self._name, self._command, self._out = name, command, out
         self.add_argument("-h", action=_Say, text=lambda: command.SCREEN, out=out, help="one screen of help")
@@ -99,6 +100,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self._out.error(message, command=self._name, fix=f"`multitask {self._name} -h` shows how it is used")
         raise Leave(exit_codes.USAGE)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        # With a width of its own argparse need not load shutil to ask the terminal.
+        super().__init__(prog, width=100)
 
 
 class _Say(argparse.Action):

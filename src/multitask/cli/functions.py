@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -26,6 +25,8 @@ def find(spec: str) -> Callable[..., Any]:
     found: Any = module
     for name in path.split("."):
         if not hasattr(found, name):
+            import difflib
+
             close = difflib.get_close_matches(name, [each for each in dir(found) if not each.startswith("_")], n=3)
             hint = f"did you mean {' or '.join(close)}?" if close else f"look at what {module_name} has: dir()"
             raise NoSuchFunction(f"{module_name} has no {path!r}", fix=hint)

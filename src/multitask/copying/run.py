@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import queue
-import secrets
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ class Copy:
         self._orders = steps.Orders(
             os.path.join(here, source),
             os.path.join(here, target),
-            secrets.token_hex(4),
+            os.urandom(4).hex(),
             follow=follow,
             resume=resume,
             keep=keep or Keep(),
