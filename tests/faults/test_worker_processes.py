@@ -276,6 +276,26 @@ def test_the_status_survives_an_ignored_sigchld(method: str, started: Started) -
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.parametrize("quick", ["fork", "spawn"])
+def test_a_worker_reaped_before_it_could_be_named_is_one_that_ended(
+    quick: str, started: Started, monkeypatch: Any
+) -> None:
+    open_pidfd = os.pidfd_open
+
+    def open_too_late(pid: int, flags: int = 0) -> int:
+        signal.pidfd_send_signal(fd := open_pidfd(pid), signal.SIGKILL)
+        os.close(fd)
+        os.waitpid(pid, 0)
+        return open_pidfd(pid, flags)
+
+    monkeypatch.setattr(os, "pidfd_open", open_too_late)
+    worker = started(quick, "leave", how="exit")
+    monkeypatch.undo()
+    wait_dead(worker)
+    assert worker.exitcode() is None and not worker.alive()
+    assert worker.kill_tree() == []
+
+
 def test_atexit_handlers_and_finally_blocks_of_the_parent_do_not_run_in_a_forked_worker() -> None:
     code = (
         "import atexit, os, sys; sys.path.insert(0, sys.argv[1])\n"

@@ -272,10 +272,8 @@ def _pidfd_of_child(pid: int) -> int:
     with forking.gate:
         try:
             return forking.own(os.pidfd_open(pid))
-        except ProcessLookupError:  # dead and reaped already, by somebody's os.wait() in another thread
-            read, write = os.pipe()
-            os.close(write)
-            return forking.own(read)
+        except ProcessLookupError:  # somebody's os.wait() in another thread took it, or SIGCHLD is ignored
+            return reaping.ended_already()
         except OSError:
             _kill_and_reap(pid)
             raise

@@ -52,6 +52,14 @@ def wait(fd: int, seconds: float = 0.0) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
+def ended_already() -> int:
+    """An owned descriptor that stands for a pidfd of a process that was reaped before one could be made."""
+    with forking.gate:
+        read, write = os.pipe()
+        os.close(write)
+        return forking.own(read)
+
+
 class ByPidfd:
     """A child of this process. Owns *pidfd*."""
 
@@ -67,7 +75,7 @@ class ByPidfd:
     def status(self) -> int | None:
         try:
             result = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
-        except ChildProcessError:
+        except OSError:  # no such child any more, or (see ended_already) no pidfd
             return status_after_reaping(self._pidfd)
         if result is None:
             return None
