@@ -94,6 +94,23 @@ def test_a_definition_is_sent_once_to_each_worker_before_the_call(bench: Bench) 
     assert end.receive()[:2] == (kinds.CALL, 7)
 
 
+def test_workers_are_told_to_forget_what_is_dead_and_are_told_again_what_they_forgot(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("multitask._engine.pipelanes.FORGET_AFTER", 1)
+    end = bench.worker(1)
+    bench.encoder.known[abs] = 7
+    bench.encoder.dead = [7, 8]
+    bench.submit(5)
+    bench.step()
+    assert [end.receive()[0] for _ in range(2)] == [kinds.DEFINE, kinds.CALL]
+    assert end.receive() == (kinds.FORGET, [7])
+    bench.answer(1, 5)
+    bench.submit(6)
+    bench.step()
+    assert [end.receive()[0] for _ in range(2)] == [kinds.DEFINE, kinds.CALL]
+
+
 def test_what_cannot_be_encoded_is_settled_at_once_and_its_basket_is_told(bench: Bench) -> None:
     parent, basket = bench.core.group(1)
     task = bench.core.submit(abs, (threading.Lock(),), None, None, CHUNK, basket)

@@ -24,6 +24,7 @@ class Encoder:
 
     def __init__(self) -> None:
         self.known: dict[Any, int] = {}
+        self.dead: list[int] = []
 
     def function(self, fn: Any) -> Ref | None:
         number = self.known.get(fn)
@@ -33,6 +34,10 @@ class Encoder:
         buffers: list[Any] = []
         data = pickle.dumps(obj, protocol=5, buffer_callback=buffers.append)
         return Parcel(data, tuple(buffer.raw() for buffer in buffers)), ()
+
+    def take_dead(self) -> list[int]:
+        dead, self.dead = self.dead, []
+        return dead
 
     def load(self, parcel: Parcel) -> Any:
         return pickle.loads(parcel.data, buffers=parcel.buffers)

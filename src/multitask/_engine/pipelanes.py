@@ -18,6 +18,7 @@ from multitask._engine.wire import Known, Parcel
 # A worker's streams end a moment before its death shows; only then is its exit code known. A worker that
 # has closed its streams and lives on is of no use: its end is told after this time.
 GRACE_SECONDS = 1.0
+FORGET_AFTER = 256  # definitions sent until it is worth asking which of them are dead
 
 
 class _Lane:
@@ -41,6 +42,7 @@ class PipeLanes:
         self._core = core
         self._encoder = encoder
         self._lanes: dict[int, _Lane] = {}
+        self._defined = 0  # definitions sent since workers were last told to forget
         self._ended: dict[int, float] = {}  # workers whose stream ended -> when to tell their end at the latest
         self.watched: set[int] = set()  # workers whose death shows on a descriptor
 
@@ -105,18 +107,30 @@ class PipeLanes:
             core._finish_orphans()
         for wid, task in pairs:
             self._send(wid, task)
+        if self._defined >= FORGET_AFTER:
+            self._forget_dead()
 
     def _send(self, wid: int, task: Any) -> None:
         lane = self._lanes[wid]
         number, parcel, needs = task._load
         for need in lane.known.missing(needs):
             lane.channel.send(kinds.DEFINE, *need)
+            self._defined += 1
         lane.task = task
         lane.sent = clock.monotonic()
         lane.channel.send(kinds.CALL, number, task._mode, parcel)
         self._mind_output(wid, lane)
         if task._options is not None and task._options.timeout is not None:
             self._core._tell(("sent", task, wid))
+
+    def _forget_dead(self) -> None:
+        """Tell the workers which definitions nothing can ask for any more: no task holds them, no function lives."""
+        self._defined = 0
+        dead = self._encoder.take_dead()
+        for wid, lane in self._lanes.items():
+            if ids := lane.known.forget(dead):
+                lane.channel.send(kinds.FORGET, ids)
+                self._mind_output(wid, lane)
 
     def _mind_output(self, wid: int, lane: _Lane) -> None:
         """Wake up for room in the pipe exactly while something waits to be written."""

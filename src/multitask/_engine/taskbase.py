@@ -18,11 +18,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 from multitask._engine import clock
 from multitask._engine.core import CALL, CANCELLED, FINISHED, PENDING, Options
-from multitask._engine.sites import Site
+from multitask._engine.sites import Site, is_ours
 from multitask.errors import CancelledError
 
 Hook = Callable[[Any], object]
@@ -328,13 +329,10 @@ def flatten(members: list[Any]) -> Outcome:
 
 def caller() -> Site | None:
     """The line outside of this package that called into it."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name != "multitask" and not name.startswith("multitask."):
-            return frame.f_code, frame.f_lasti
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and is_ours(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else (frame.f_code, frame.f_lasti)
 
 
 def cancelled() -> CancelledError:

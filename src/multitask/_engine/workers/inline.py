@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from multitask._engine import clock
 from multitask._engine.core import CALL, CANCELLED, FINISHED, GONE, RUNNING, TAKEN_BACK, Event, Options, Removed
 from multitask._engine.ledger import NEW, STARTED
 from multitask._engine.taskbase import Basket, TaskBase, caller, cancelled
@@ -61,7 +62,7 @@ class InlineCore:
         task = self._task_type(self, fn, options, mode, basket, caller())
         if basket is not None and basket.parent is not None:
             basket.members.append(task)
-        self._running[task] = time.monotonic()
+        self._running[task] = clock.monotonic()
         task._place = STARTED
         try:
             ok, value = self._try(mode, fn, args, kwargs, options)
