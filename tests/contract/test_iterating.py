@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
 import queue
 import threading
 
@@ -207,3 +209,20 @@ def test_several_threads_may_share_an_iterator(pool):
     for thread in threads:
         thread.join()
     assert sorted(got) == list(range(1, 501))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs /proc")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_million_results_of_an_endless_iterator_leave_memory_flat(method):
+    with multitask.Pool(2) as pool:
+        sizes = []
+        for number, _ in enumerate(getattr(pool, method)(abs, itertools.count())):
+            if number in (100_000, 1_000_000):
+                gc.collect()
+                with open("/proc/self/statm") as file:
+                    sizes.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+            if number == 1_000_000:
+                break
+    assert sizes[1] - sizes[0] < 4 << 20

@@ -17,10 +17,10 @@ import multitask
 EXCLUDED = {
     "_TestPool.test_make_pool": "looks at _pool, an attribute of the stdlib's pool",
     "_TestPool.test_map_unplicklable": "what cannot be pickled raises CannotTravel, which names the path to it",
-    "_TestPool.test_resource_warning": "sets _state; a pool dropped without close() finishes its work instead of warning",
+    "_TestPool.test_resource_warning": "sets _state; a pool dropped unclosed finishes its work instead of warning",
     "_TestPool.test_terminate-thread": "a running thread cannot be stopped: join() waits for its sleep of 300 s",
     "_TestPool.test_traceback": "the traceback from the worker is a multitask.errors.RemoteTraceback",
-    "_TestPoolWorkerErrors.test_unpickleable_result": "raises CannotTravel instead of MaybeEncodingError; lambdas travel",
+    "_TestPoolWorkerErrors.test_unpickleable_result": "CannotTravel instead of MaybeEncodingError; lambdas travel",
     "_TestPoolWorkerLifetime.test_pool_worker_lifetime": "looks at _pool and calls _repopulate_pool",
     "_TestPoolWorkerLifetime.test_worker_finalization_via_atexit_handler_of_multiprocessing": (
         "a script that imports multiprocessing by name; the exit of ours is tested in tests/faults"

@@ -15,6 +15,7 @@ import contextlib
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -37,19 +38,20 @@ def inside() -> bool:
 
 
 def report(error: BaseException, fn: object, task: object) -> None:
-    """Show an error that a callback raised, the way Python shows errors that have nowhere to go."""
-    hook = SimpleNamespace(
-        exc_type=type(error),
-        exc_value=error,
-        exc_traceback=error.__traceback__,
-        err_msg=f"A callback of {task!r} failed",
-        object=fn,
-    )
-    try:
-        sys.unraisablehook(hook)
-    except Exception:
-        # The user's own hook failed: the callback thread must go on all the same.
-        sys.__unraisablehook__(hook)
+    """Show an error that a callback raised: to ``sys.unraisablehook`` if somebody has set one, on stderr otherwise."""
+    what = f"A callback of {task!r} failed"
+    if sys.unraisablehook is not sys.__unraisablehook__:
+        seen = SimpleNamespace(
+            exc_type=type(error), exc_value=error, exc_traceback=error.__traceback__, err_msg=what, object=fn
+        )
+        # A hook that fails itself must not end the callback thread.
+        with contextlib.suppress(Exception):
+            sys.unraisablehook(seen)
+            return
+    # The built-in hook takes no object but the interpreter's own.
+    if sys.stderr is not None:
+        sys.stderr.write(f"{what}: {fn!r}\n{''.join(traceback.format_exception(error))}")
+        sys.stderr.flush()
 
 
 class Callbacks:
