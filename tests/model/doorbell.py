@@ -191,7 +191,7 @@ def manager(scene: Scene) -> Party:
     def wake_leader(m: State) -> str:
         if scene.is_("leader is woken only when the word says so"):
             return "wake" if p.cas(m, "word", CALLER, AWAKE) else "epoll"
-        p.cas(m, "word", CALLER, RINGING_CALLER)
+        p.cas(m, "word", CALLER, AWAKE)
         return "wake"
 
     @p.step
@@ -356,7 +356,7 @@ def canceller(scene: Scene, task: int) -> Party:
 
     @p.step
     def wake_leader(m: State) -> str:
-        p.cas(m, "word", CALLER, RINGING_CALLER)
+        p.cas(m, "word", CALLER, AWAKE)
         return "wake"
 
     @p.step

@@ -40,11 +40,9 @@ typedef struct {
 
 /* ---- the worker ---- */
 
-static void tell_of_room(mt_ring *in, int bell) {
+/* Straight to the eventfd: the word says awake while the parent is between its failed try and its sleep. */
+static void tell_of_room(int bell) {
     uint64_t one = 1;
-    mt_fence();
-    if (!mt_load32(&in->producer_waiting)) return;
-    mt_store32(&in->producer_waiting, 0);
     CHECK(write(bell, &one, sizeof one) == sizeof one);
 }
 
@@ -59,7 +57,7 @@ static void worker(engine *e, int step, int after, uint64_t seed) {
         int got = mt_take(in, seq);
         if (got == MT_NOTHING) {
             /* Skipping frees slots without a reply: the parent may be waiting for just that. */
-            if (skipped) tell_of_room(in, e->eventfd);
+            if (skipped) tell_of_room(e->eventfd);
             skipped = 0;
             mt_consumer_sleep(in, seq, roll(&d, 2) ? 3000 : 0);
             continue;
@@ -129,7 +127,7 @@ static void sleep_as_leader(engine *e) {
         int result = mt_futex_wait(word, MT_CALLER, PATIENCE_MS * 1000000ll);
         CHECK(result != -ETIMEDOUT, "the leader hangs: %d open, %d in line", e->open, e->waiting);
     }
-    atomic_store(word, MT_AWAKE);
+    mt_awake(&e->shared->page, MT_CALLER);
 }
 
 static void sleep_as_manager(engine *e) {
@@ -143,7 +141,7 @@ static void sleep_as_manager(engine *e) {
         if (watched[0].revents) CHECK(read(e->eventfd, &count, sizeof count) == sizeof count);
         if (watched[1].revents) atomic_store(&e->dead, 1);
     }
-    atomic_store(word, MT_AWAKE);
+    mt_awake(&e->shared->page, MT_MANAGER);
 }
 
 static int is_dead(engine *e) {
@@ -178,21 +176,12 @@ static void collect(engine *e) {
     }
 }
 
-static int feed_one(engine *e) {
-    mt_ring *in = &e->shared->lane.requests;
-    if (!e->waiting || !put(in, (uint64_t)e->line[e->waiting - 1], roll(&e->d, MT_INLINE_MAX + 1))) return 0;
-    e->waiting--;
-    mt_wake_consumer(in);
-    return 1;
-}
-
 static void feed(engine *e) {
-    while (feed_one(e)) continue;
-    if (!e->waiting) return;
-    /* No room: say so before the last try, or the worker frees slots in between and tells nobody. */
-    mt_store32(&e->shared->lane.requests.producer_waiting, 1);
-    mt_fence();
-    while (feed_one(e)) continue;
+    mt_ring *in = &e->shared->lane.requests;
+    while (e->waiting && put(in, (uint64_t)e->line[e->waiting - 1], roll(&e->d, MT_INLINE_MAX + 1))) {
+        e->waiting--;
+        mt_wake_consumer(in);
+    }
 }
 
 static void take_back(engine *e) {
