@@ -245,6 +245,32 @@ with lane() as lane:
     gc.collect()
     assert ours in lane.encoder.take_dead()
 """,
+    "binding_sent_again_keeps_what_the_worker_made_of_it": """
+from multitask._engine.wire import Known
+cache = {}
+def initializer(): cache["made"] = 1
+def task(): return dict(cache)
+with lane() as lane:
+    lane(initializer)
+    lane.known = Known()   # as after an initializer, whose needs the core does not count
+    check(lane(task), {"made": 1})
+    cache = {"new": 2}
+    check(lane(task), {"new": 2})
+""",
+    "reference_shows_that_there_is_something_to_look_at": """
+def helper(): return 1
+def reads_function(): return helper()
+def reads_builtin(): return len("x")
+def reads_nothing(): return 1
+with lane() as lane:
+    for fn in (reads_function, reads_builtin):
+        ref = lane.encoder.function(fn)
+        assert ref.guards and ref.valid()
+    assert not lane.encoder.function(reads_nothing).guards
+    class C: pass
+    check(lane.encoder.function(C), None)
+    assert lane.encoder.function(int).code is None
+""",
     "dunder_main_is_the_scripts_namespace": """
 import pickle
 class K: pass

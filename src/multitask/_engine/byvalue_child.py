@@ -20,14 +20,8 @@ from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, homes
 from multitask._engine.byvalue_classes import arrived, reduce_class
 from multitask._engine.byvalue_graph import Parcel
 from multitask._engine.byvalue_missing import make_missing
-from multitask._engine.byvalue_pickle import (
-    DESK_BYTES,
-    Desk,
-    ValuePickler,
-    is_plain,
-    learn_lazily_imported,
-    pickled_somehow,
-)
+from multitask._engine.byvalue_pickle import DESK_BYTES, Desk, ValuePickler, is_plain, pickled_somehow
+from multitask._engine.byvalue_reducers import learn_lazily_imported
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue_snapshot import Snapshot
@@ -48,7 +42,8 @@ class Decoder:
         self._numbers: dict[int, int] = {}  # id of an object in _objects -> its number
         self._unbuilt: dict[int, Parcel] = {}
         self._cells: dict[int, CellType] = {}
-        self._pending: list[tuple[str, Parcel]] = []
+        self._pending: list[tuple[int, str, Parcel]] = []
+        self._bound: dict[str, int] = {}  # the binding that was made last, by key
         self._shipped: dict[str, object] = {}  # what was bound by us, by key
         self._spaces: dict[str, dict[str, Any]] = {}
         self._born: dict[int, tuple[weakref.ref[type], int]] = {}
@@ -77,7 +72,7 @@ class Decoder:
         if name is None:
             self._unbuilt[number] = parcel
         else:
-            self._pending.append((name, parcel))
+            self._pending.append((number, name, parcel))
 
     def forget(self, ids: Iterable[int]) -> None:
         """Drop definitions that no task can refer to any more."""
@@ -111,7 +106,10 @@ class Decoder:
 
     def _bind(self) -> None:
         pending, self._pending = self._pending, []
-        for key, parcel in pending:
+        for number, key, parcel in pending:
+            if self._bound.get(key) == number:
+                continue  # sent again, as after an initializer that needed it too: keep what has become of it
+            self._bound[key] = number
             space_key, _, name = key.rpartition(".") if key.startswith("#") else ("", "", key)
             space = self.namespace(space_key)
             current = space.get(name, ABSENT)

@@ -32,13 +32,8 @@ from multitask._engine.byvalue_graph import (
 )
 from multitask._engine.byvalue_missing import make_missing
 from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import (
-    ConstantPickler,
-    ValuePickler,
-    learn_lazily_imported,
-    names_main,
-    pickled_somehow,
-)
+from multitask._engine.byvalue_pickle import ConstantPickler, ValuePickler, names_main, pickled_somehow
+from multitask._engine.byvalue_reducers import learn_lazily_imported
 from multitask._engine.byvalue_snapshot import Read, Snapshot, functions_within, reads_of
 
 BIG_BYTES = 10 * 1024 * 1024

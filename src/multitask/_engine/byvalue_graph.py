@@ -160,11 +160,14 @@ class FunctionRef:
         self.defaults: tuple[Any, ...] | None = fn.__defaults__ if by_value else None
         self.kwdefaults: dict[str, Any] | None = fn.__kwdefaults__ if by_value else None
         checks = checks or Checks()
-        self.guards = tuple(checks.guards)
+        self.guards: tuple[tuple[dict[str, Any], str, object], ...] = tuple(checks.guards)
         self.cells = tuple(checks.cells)
         self.absent = tuple([(space, frozenset(names)) for space, names in checks.absent.values()])
         self.weak = tuple(checks.weak)
         self.weak_cells = tuple(checks.weak_cells)
+        if (self.absent or self.weak or self.weak_cells) and not self.guards:
+            # Who looks at the guards alone must not take it for a function that reads nothing.
+            self.guards = (({}, "", ABSENT),)
 
     def valid(self) -> bool:
         """Whether it still describes its function: the same code, defaults, closure and globals."""

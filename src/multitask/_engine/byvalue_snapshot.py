@@ -8,7 +8,7 @@ from typing import Any
 
 from multitask._engine.byvalue import ABSENT, Namespaces, cell_content, code_facts, importable, main_namespace
 from multitask._engine.byvalue_graph import stamp_of
-from multitask._engine.byvalue_pickle import DEFINED_TYPES
+from multitask._engine.byvalue_reducers import DEFINED_TYPES
 
 Read = tuple[dict[str, Any], str, str]
 

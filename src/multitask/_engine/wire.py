@@ -15,12 +15,13 @@ from pickle import dumps
 from types import FunctionType
 from typing import Any
 
-from multitask._engine.byvalue import ABSENT, PROTOCOL, homes, is_plain_builtin
+from multitask._engine.byvalue import ABSENT, PROTOCOL, homes, importable, is_plain_builtin
 from multitask._engine.byvalue_child import Decoder, cannot_rebuild, loads
 from multitask._engine.byvalue_define import Definitions
 from multitask._engine.byvalue_graph import Definition, FunctionRef, Need, Parcel
 from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import CACHED_TYPE, DESK_BYTES, Desk, is_plain, names_main
+from multitask._engine.byvalue_pickle import DESK_BYTES, Desk, is_plain, names_main
+from multitask._engine.byvalue_reducers import CACHED_TYPE
 
 __all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
 
@@ -94,10 +95,11 @@ class Encoder:
             ref = definition.ref
             if ref is not None and ref.subject() is fn and ref.valid():
                 return ref
-        kind = type(fn)
-        cacheable = kind is FunctionType or kind is CACHED_TYPE or isinstance(fn, type) or is_plain_builtin(fn)
-        if not cacheable:
-            return None
+        if type(fn) is not FunctionType:
+            # A class that travels by value has no code to look at, so it is looked at in each payload.
+            known = isinstance(fn, type) or type(fn) is CACHED_TYPE or is_plain_builtin(fn)
+            if not known or not importable(fn):
+                return None
         try:
             return self.definitions.ref(self.definitions.define(fn))
         except Exception:  # dump() of the payload that holds it tells why
