@@ -3,6 +3,9 @@
 cdef enum:
     BUSY_BATCH = 8       # a collection that found so many is followed by a nap instead of a sleep
     NAP_MS = 1
+    # A signal that arrives between the last look for signals and the system call does not interrupt the sleep, and a
+    # futex has no way to close that gap. So a caller that waits looks again after this time; nothing else depends on it.
+    SIGNAL_NS = 250000000
 
 
 cdef class Waiter(Submitter):
@@ -47,6 +50,7 @@ cdef class Waiter(Submitter):
             if reached(target):
                 return True
             PyErr_CheckSignals()
+            left = -1
             if end >= 0:
                 left = end - <int64_t> mt_now_ns()
                 if left <= 0:
@@ -61,6 +65,9 @@ cdef class Waiter(Submitter):
             if self.something() or reached(target):
                 mt_store32(&self.page.word, MT_AWAKE)
                 continue
+            PyErr_CheckSignals()      # one may have come during the spin
+            if left < 0 or left > SIGNAL_NS:
+                left = SIGNAL_NS
             with nogil:
                 mt_futex_wait(&self.page.word, MT_CALLER, left)
                 mt_awake(self.page, MT_CALLER)
