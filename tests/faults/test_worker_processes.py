@@ -223,6 +223,7 @@ def test_fork_does_not_warn_about_threads_of_which_the_user_cannot_know(monkeypa
         return 1234
 
     monkeypatch.setattr(os, "fork", fork_as_in_3_12)
+    monkeypatch.setattr(forking, "_python_warns", True)
     for _ in range(2):  # the second list of filters is another one
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -12,6 +12,7 @@ child ever starts between the two. Nobody sleeps holding it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ generation = 0  # counts the forks between the first process of the family and t
 
 _owned: set[int] = set()
 _callbacks: list[Callable[[], None]] = []
+_python_warns = sys.version_info >= (3, 12)
 _WARNING = r"This process \(pid=\d+\) is multi-threaded, use of fork"
 _filter: object = None
 
@@ -62,7 +64,7 @@ def fork() -> int:
     ``os._exit``.
     """
     global _filter
-    if _filter is None or _filter not in warnings.filters:
+    if _python_warns and (_filter is None or _filter not in warnings.filters):
         # Bound to this module's name, so the user's own forks still warn. catch_warnings() puts an older list
         # of filters back, hence the look each time.
         warnings.filterwarnings("ignore", _WARNING, DeprecationWarning, r"multitask\._engine\.workers\.forking\Z")
