@@ -19,6 +19,7 @@ Death is SIGKILL: the party stops between two steps and what it stored becomes v
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -199,14 +200,13 @@ class _Search:
     def _moves(self, m: State) -> list[tuple[str, State]]:
         moves = []
         for party in self.model.parties:
-            label = m[party.at]
-            for step in party.steps.get(label, ()):
+            for step in party.steps.get(m[party.at], ()):
                 after = State(m)
                 following = step(after)
                 if following is not None:
                     after[party.at] = following
                     moves.append((f"{party.name}: {step.__name__}", after))
-            if party.buffered:
+            if m[party.buffer]:
                 for entry in party.may_come_out(m):
                     after = State(m)
                     place, value, _ = m[party.buffer][entry]
@@ -267,4 +267,10 @@ class _Search:
 
 def explore(model: Model, limit: int = 150_000) -> Explored:
     """Walk over everything that can happen; raise Violation with the shortest story that goes wrong."""
-    return _Search(model, limit).run()
+    was_on = gc.isenabled()
+    gc.disable()  # hundreds of thousands of states, none of them garbage
+    try:
+        return _Search(model, limit).run()
+    finally:
+        if was_on:
+            gc.enable()

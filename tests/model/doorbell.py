@@ -48,8 +48,8 @@ class Scene:
 
 
 def wake_callers(m: State, scene: Scene) -> None:
-    for name in scene.names:
-        m["asleep", name] = False
+    for i in range(len(scene.callers)):
+        m["asleep", f"caller{i}"] = False
 
 
 def settle(m: State, task: int, how: str) -> None:
@@ -62,7 +62,8 @@ def worker(scene: Scene, w: int) -> Party:
     def died(m: State) -> None:
         m["pidfd", w] = True
 
-    p = Party(f"worker{w}", "publish", mortal=True, buffered=True, on_death=died)
+    # All workers are alike: that one may die or be stopped says it for any.
+    p = Party(f"worker{w}", "publish", mortal=w == 0, buffered=True, on_death=died)
 
     @p.step
     def publish(m: State) -> str:
@@ -95,7 +96,7 @@ def worker(scene: Scene, w: int) -> Party:
         return END
 
     def stop(m: State) -> str | None:
-        if not scene.stops or m.stopped:
+        if not scene.stops or m.stopped or w > 0:
             return None
         m.stopped = True
         return STOPPED
