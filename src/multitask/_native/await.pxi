@@ -42,6 +42,8 @@ cdef class Waiter(Submitter):
         mt_store32(&self.page.word, MT_AWAKE)
         while True:
             if self.collecting:
+                if self.collector == PyThread_get_thread_ident():
+                    raise RuntimeError("cannot wait for a task inside of a __del__ that the pool itself set off")
                 with nogil:
                     sched_yield()
                 PyErr_CheckSignals()

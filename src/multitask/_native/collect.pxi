@@ -13,6 +13,7 @@ cdef class Collector(Books):
         self.since_collect = 0
         while True:
             self.collecting = True
+            self.collector = PyThread_get_thread_ident()
             try:
                 for lane in self.lanes:
                     found += self.drain(lane)
@@ -29,6 +30,7 @@ cdef class Collector(Books):
         if self.collecting:
             return 0
         self.collecting = True
+        self.collector = PyThread_get_thread_ident()
         try:
             self.refill()
         finally:

@@ -34,6 +34,7 @@ cdef class Books:
     cdef FunctionEntry last_entry
     cdef dict definitions
     cdef bint collecting
+    cdef unsigned long collector  # thread that collects, while it does
     cdef int since_collect
     cdef unsigned long leader     # thread that leads, 0: none
     cdef uint64_t settled         # tasks settled so far

@@ -7,7 +7,8 @@ cdef class NativeCore(Waiter):
     def attend(self, timeout=None):
         """Collect, settle, refill; sleep until there is something to report or *timeout* seconds have passed."""
         cdef int64_t end = -1
-        cdef int found, ms, n = 0
+        cdef int found, ms, i, n = 0
+        cdef uint64_t count
         cdef uint64_t settled
         cdef epoll_event got[64]
         cdef list events
@@ -43,16 +44,17 @@ cdef class NativeCore(Waiter):
             with nogil:
                 n = epoll_wait(self.epoll_fd, got, 64, ms)
                 mt_awake(self.page, MT_MANAGER)
+                # Emptied before collecting, not after: a ring in between announces room that is still to be used.
+                for i in range(n):
+                    if got[i].data.u64 == 0:
+                        c_read(self.bell_fd, &count, 8)
 
     cdef list report(self, epoll_event *got, int n):
         """What the manager must act on, as events; allocates freely: the books are closed."""
         cdef list events = []
-        cdef uint64_t count
         cdef int i
         for i in range(n):
-            if got[i].data.u64 == 0:
-                c_read(self.bell_fd, &count, 8)
-            else:
+            if got[i].data.u64 != 0:
                 events.append(("exit", <int> (got[i].data.u64 - 1)))
         if PyList_GET_SIZE(self.slow):
             slow, self.slow = self.slow, []

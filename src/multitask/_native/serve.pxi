@@ -63,15 +63,17 @@ cdef class WorkerEnd:
         cdef int got, kind
         cdef long tasks = 0
         cdef bint quiet = False
+        cdef uint64_t one = 1
         cdef uint64_t now = 0
         while True:
             got = mt_take(ring, self.seq)
             if got == MT_NOTHING:
                 now = 0
                 if quiet:
-                    # Slots were freed without a reply that would have said so, and the parent may wait for room.
+                    # Slots were freed without a reply that would have said so, and the parent may wait for room. Ring
+                    # whatever the word says: its owner looks for replies before it sleeps, and there is none.
                     quiet = False
-                    mt_ring_bell(self.page, self.bell)
+                    c_write(self.bell, &one, 8)
                 with nogil:
                     got = mt_consumer_sleep(ring, self.seq, self.m.spin_ns)
                 if got < 0:
