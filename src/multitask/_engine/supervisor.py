@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from multitask._engine.engine import Config
 
 ATTEMPTS = 3  # workers in a row that may fail to get ready
+PROVEN_ATTEMPTS = 10  # the same once a worker has been ready: then it is not the initializer
 GRACE_SECONDS = 5.0  # for a worker that was told to stop
 THREAD_GRACE_SECONDS = 1.0  # for a running thread when the pool is terminated
 AGAIN_SECONDS = 0.5  # until the next try to start a worker when the system refused
+LONGEST_PAUSE_SECONDS = 30.0  # between tries, while others do the work
 
 
 class Supervisor:
@@ -41,6 +43,8 @@ class Supervisor:
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._misfits = 0  # workers in a row that died before they were ready
+        self._proven = False  # one was ready
+        self._hire_after = 0.0  # while there are others
         self._resting: set[Any] = set()  # tasks between two tries
         self._ending = False
         self._over = False
@@ -76,7 +80,8 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._over:
-                for event in self._core.attend(self._next_timer()):
+                # A worker's words before its death: what it said explains it.
+                for event in sorted(self._core.attend(self._next_timer()), key=_is_exit):
                     self._handle(event)
                 self._fire()
                 if self._core.closed and not self._ending and not self._core.unfinished:
@@ -117,6 +122,7 @@ class Supervisor:
         hand = self._staff.hands.get(wid)
         if hand is not None and hand.state == STARTING:
             hand.state = READY
+            self._proven = True
             self._misfits = 0
 
     def _bye(self, wid: int, reason: str) -> None:
@@ -144,27 +150,35 @@ class Supervisor:
                 hand.cause or losses.lost(hand.name, hand.worker.pid, code, removed, tries, memory),
                 front=True,
             )
-        if hand.state == STARTING and not hand.killed and not self._ending:
-            self._misfits += 1
-            if self._misfits >= ATTEMPTS:
-                self._break(losses.broken(self._misfits, hand.cause, code, self._config.name))
+        if hand.state == STARTING and removed.lost is None and not hand.killed and not self._ending:
+            self._misfit(hand.cause, code)
         self._fill_up()
         self._end_if_empty()
 
+    def _misfit(self, cause: BaseException | None, code: int | None) -> None:
+        """One more that did not get ready. Gives the pool up when that goes on and nobody does the work."""
+        self._misfits += 1
+        if any(hand.state == READY for hand in self._staff.hands.values()):
+            if self._misfits >= ATTEMPTS:
+                pause = AGAIN_SECONDS * 2.0 ** min(self._misfits - ATTEMPTS, 10)
+                self._hire_after = monotonic() + min(pause, LONGEST_PAUSE_SECONDS)
+        elif self._misfits >= (PROVEN_ATTEMPTS if self._proven else ATTEMPTS):
+            self._break(losses.broken(self._misfits, cause, code, self._config.name))
+
     def _fill_up(self) -> None:
         """Hire until there are as many workers as the pool is to have."""
-        if self._ending:
-            return
-        staff = self._staff
-        while sum(hand.state != LEAVING for hand in staff.hands.values()) < self._config.processes:
+        while not self._ending:
+            present = sum(hand.state != LEAVING for hand in self._staff.hands.values())
+            if present >= self._config.processes:
+                return
+            if present and monotonic() < self._hire_after:
+                self._at(self._hire_after, self._fill_up)
+                return
             try:
-                staff.hire()
+                self._staff.hire()
             except (OSError, RuntimeError, MemoryError) as error:
-                self._misfits += 1
-                if not staff.hands and self._misfits >= ATTEMPTS:
-                    self._break(losses.broken(self._misfits, error, None, self._config.name))
-                else:
-                    self._at(monotonic() + AGAIN_SECONDS, self._fill_up)
+                self._at(monotonic() + AGAIN_SECONDS, self._fill_up)
+                self._misfit(error, None)
                 return
 
     # --- tasks that need more than a settle
@@ -217,6 +231,7 @@ class Supervisor:
             self._at(monotonic() + 0.02, lambda: self._check_time(task))  # it ends at this very moment
             return
         hand.cause = losses.too_long(task, timeout)
+        task.__dict__.pop("_timer", None)  # the next try has a clock of its own
         if self._tries(task) > task._options.retries:
             self._core.settle(task, FINISHED, False, hand.cause)
         self._staff.kill(hand)
@@ -274,7 +289,12 @@ class Supervisor:
         self._core.close()
         for task in (*self._core.pending(), *self._resting):
             self._core.settle(task, FINISHED, False, error)
+        self._let_go()
 
     def _end_if_empty(self) -> None:
         if self._ending and not self._staff.hands:
             self._over = True
+
+
+def _is_exit(event: Event) -> bool:
+    return event[0] == "exit"
