@@ -15,10 +15,11 @@ import concurrent.futures
 import weakref
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from multitask import _native
 from multitask._engine.core import CANCELLED, TAKEN_BACK, Core, Options
+from multitask._engine.reraise import raise_again
 from multitask._engine.sites import Site, call_name, site_text
 from multitask._engine.taskbase import TaskBase as PlainBase
 from multitask.errors import TimeoutError
@@ -272,20 +273,6 @@ def task_class(kind: str, *, executor: bool = False) -> type[Task[Any]]:
     if kind == "process" and _native.available:
         return NativeExecutorTask if executor else NativeTask
     return PlainExecutorTask if executor else PlainTask
-
-
-def raise_again(task: Task[Any], error: BaseException) -> NoReturn:
-    """Raise *error* of *task* with the traceback that it came with.
-
-    Without that, each raise of the same error would add its frames to those of the raise before.
-    """
-    known = task.__dict__
-    if "_first_traceback" not in known:
-        known["_first_traceback"] = error.__traceback__
-    try:
-        raise error.with_traceback(known["_first_traceback"])
-    finally:
-        del task, error
 
 
 def _public_name(task: Task[Any]) -> str:

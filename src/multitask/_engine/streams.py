@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from multitask._engine import clock
+from multitask._engine.reraise import raise_again
 from multitask.errors import TimeoutError
 
 if TYPE_CHECKING:
@@ -77,8 +78,6 @@ class Stream(Iterator[T]):
             self._progress.advance(items)
 
     def _fail(self, task: Task[Any], error: BaseException) -> NoReturn:
-        from multitask.task import raise_again
-
         try:
             raise_again(task, error)
         finally:
