@@ -119,7 +119,7 @@ class Namespaces:
     """Keys for the global dicts of by-value functions: "" is ``__main__``, "@m" module m, "#n" a dict of its own."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may submit while we hold it
         self._own: dict[int, tuple[dict[str, Any], str]] = {}
 
     def key(self, namespace: dict[str, Any]) -> str:

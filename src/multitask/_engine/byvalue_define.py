@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import sys
 import threading
 import weakref
 from collections import deque
@@ -18,16 +17,15 @@ from typing import Any
 
 from multitask._engine import byvalue
 from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, importable
+from multitask._engine.byvalue_bindings import Bindings
 from multitask._engine.byvalue_classes import is_python_class, reduce_class
 from multitask._engine.byvalue_graph import (
-    Binding,
     CellToken,
     Closure,
     Definition,
     FunctionRef,
     Kept,
     Need,
-    Parcel,
     Token,
 )
 from multitask._engine.byvalue_missing import make_missing
@@ -36,14 +34,8 @@ from multitask._engine.byvalue_pickle import ConstantPickler, ValuePickler, name
 from multitask._engine.byvalue_reducers import learn_lazily_imported
 from multitask._engine.byvalue_snapshot import Read, Snapshot, functions_within, reads_of
 
-BIG_BYTES = 10 * 1024 * 1024
 _KEPT = 4096
 _CLASSES_KEPT = 1000
-
-
-def _to_stderr(text: str) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr)
 
 
 class Definitions:
@@ -51,21 +43,19 @@ class Definitions:
 
     def __init__(self, space: int, snapshot: Mapping[str, object] | None) -> None:
         self.space = space
-        self.note: Callable[[str], None] = _to_stderr
         learn_lazily_imported()
         self.namespaces = Namespaces()
         self.snapshot = None if snapshot is None else Snapshot(snapshot, self.namespaces)
         self.by_object: dict[int, Definition] = {}
         self.dead: deque[int] = deque()  # numbers that nobody can need any more
-        self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
+        self._lock = threading.RLock()  # a finalizer may submit while we hold it
+        self.new_number = itertools.count(1).__next__
         self._by_number: weakref.WeakValueDictionary[int, Definition] = weakref.WeakValueDictionary()
         self._cells: dict[int, weakref.ref[CellToken]] = {}
-        self._bindings: dict[str, Binding] = {}
         self._classes: deque[type] = deque(maxlen=_CLASSES_KEPT)
         self._fallen: deque[int] = deque()  # ids of objects that died
-        self._noted: set[str] = set()
         self._limit = _KEPT
+        self.bindings = Bindings(self)
 
     # --- definitions ------------------------------------------------------------------------------------------------
 
@@ -76,7 +66,7 @@ class Definitions:
             return definition
         if self._fallen:
             self.sweep()
-        made = Definition(next(self._numbers), subject, self._fallen)
+        made = Definition(self.new_number(), subject, self._fallen)
         with self._lock:
             known = self.by_object.get(id(subject))
             if known is not None and known is not definition:
@@ -113,7 +103,7 @@ class Definitions:
         if name is not None:
             within = [reads_of(fn, self.namespaces.key(fn.__globals__)) for fn in functions_within(subject)]
             definition.reads = tuple([read for reads in within for read in reads])
-            return self._by_name(name), (), []
+            return self.by_name(name), (), []
         if type(subject) is FunctionType:
             if not importable(subject):
                 definition.reads = self._reads(subject)
@@ -138,7 +128,8 @@ class Definitions:
     def _reads(self, fn: FunctionType) -> tuple[Read, ...]:
         return reads_of(fn, self.namespaces.key(fn.__globals__))
 
-    def _by_name(self, name: str) -> bytes:
+    def by_name(self, name: str) -> bytes:
+        """A pickle of what *name* meant at the fork."""
         return pickle.dumps(_Inherited(self.space, name), PROTOCOL)
 
     def pickled(
@@ -157,45 +148,6 @@ class Definitions:
         except Exception as error:
             raise explanation(roots(obj, title), seen, error) from error
 
-    # --- bindings ---------------------------------------------------------------------------------------------------
-
-    def binding(self, key: str, name: str, value: object) -> Binding:
-        """The binding of global *name* to *value*; a stand-in for the value where it cannot travel."""
-        known = self._bindings.get(key)
-        if known is not None and known.value is value:
-            return known
-        if self.snapshot is not None and self.snapshot.holds(key, value):
-            deps = (self.define(value),) if self.snapshot.name(value) is not None else ()
-            return self._bind(key, value, Parcel(self._by_name(key)), deps, False)
-        try:
-            data, buffers, found, _ = self.pickled(value, f"global {name!r}")
-        except Exception as error:
-            return self._bind_missing(key, name, value, error)
-        size = len(data) + sum([buffer.nbytes for buffer in buffers])
-        if size > BIG_BYTES and name not in self._noted:
-            self._noted.add(name)
-            self.note(
-                f"multitask: the global {name!r} ({size / 1e6:.0f} MB) is carried to each worker once; "
-                "changes made to it in place are not seen there"
-            )
-        return self._bind(key, value, Parcel(data, buffers), tuple(found), False)
-
-    def give_up(self, key: str, name: str, binding: Binding, error: BaseException) -> Binding:
-        """Bind a stand-in for a global that needs something which cannot travel."""
-        return self._bind_missing(key, name, binding.value, error)
-
-    def _bind_missing(self, key: str, name: str, value: object, error: BaseException) -> Binding:
-        what = getattr(error, "what", None) or f"{type(error).__name__}: {error}"
-        why = getattr(error, "why", None)
-        missing = make_missing(f"global {name!r}", f"{what}: {why}" if why else what)
-        return self._bind(key, value, Parcel(pickle.dumps(missing, PROTOCOL)), (), True)
-
-    def _bind(self, key: str, value: object, parcel: Parcel, deps: tuple[Definition, ...], missing: bool) -> Binding:
-        binding = Binding(value, (next(self._numbers), key, parcel), deps, missing)
-        with self._lock:
-            self._bindings[key] = binding
-        return binding
-
     # --- references -------------------------------------------------------------------------------------------------
 
     def ref(self, definition: Definition) -> FunctionRef:
@@ -205,18 +157,20 @@ class Definitions:
             return ref
         subject = definition.subject() or definition.fresh
         for _ in range(5):  # more often only if other threads keep changing the closures
-            closure = Closure(self, [definition])
+            closure = Closure(self, self.bindings, [definition])
             by_reference = importable(subject) if hasattr(subject, "__qualname__") else False
             ref = FunctionRef(definition, closure.needs, None if by_reference else closure.checks)
             stale, keys = closure.stale()
             if not stale:
                 break
             with self._lock:
-                for at, old in list(self.by_object.items()):
+                entries = list(self.by_object.items())
+                for at, old in entries:
                     if old.number in stale:
                         del self.by_object[at]
-                for key in keys:
-                    self._bindings.pop(key, None)
+            del entries
+            for key in keys:
+                self.bindings.drop(key)
             definition = self.define(subject)
         assert ref is not None
         definition.ref = ref
@@ -239,6 +193,7 @@ class Definitions:
                 at = self._fallen.popleft()
             except IndexError:
                 return
+            definition = None  # what it holds is let go outside of the lock: finalizers are user code
             with self._lock:
                 definition = self.by_object.get(at)
                 if definition is not None and definition.subject() is None:
@@ -279,7 +234,7 @@ class Definitions:
         reference = self._cells.get(id(cell))
         token = None if reference is None else reference()
         if token is None or not token.same(cell, content):
-            token = CellToken(next(self._numbers), self.dead, content)
+            token = CellToken(self.new_number(), self.dead, content)
             with self._lock:
                 self._cells[id(cell)] = weakref.ref(token)
         if pickler.root is not None:

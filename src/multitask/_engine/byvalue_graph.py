@@ -249,18 +249,24 @@ class Checks:
 
 
 class Builder(Protocol):
-    """Writes definitions and bindings down; the Encoder."""
+    """Writes definitions down."""
 
     def build(self, definition: Definition) -> None: ...
-    def binding(self, key: str, name: str, value: object) -> Binding: ...
+
+
+class Binder(Protocol):
+    """Writes bindings down."""
+
+    def find(self, key: str, name: str, value: object) -> Binding: ...
     def give_up(self, key: str, name: str, binding: Binding, error: BaseException) -> Binding: ...
 
 
 class Closure:
     """Everything that *roots* need, in an order in which it can be sent. Raises what keeps a root from travelling."""
 
-    def __init__(self, builder: Builder, roots: Iterable[Definition]) -> None:
+    def __init__(self, builder: Builder, binder: Binder, roots: Iterable[Definition]) -> None:
         self.builder = builder
+        self.binder = binder
         self.checks = Checks()
         self.definitions: dict[int, Definition] = {}
         self.bindings: dict[str, tuple[str, Binding]] = {}
@@ -303,7 +309,7 @@ class Closure:
                 self.checks.name(space, name, value)
                 if value is ABSENT or key in self.bindings:
                     continue
-                binding = self.builder.binding(key, name, value)
+                binding = self.binder.find(key, name, value)
                 self.bindings[key] = (name, binding)
                 for dep in binding.deps:
                     self._wanted_by.setdefault(dep.number, []).append((0, key))
@@ -338,7 +344,7 @@ class Closure:
                 if key:
                     name, binding = self.bindings[key]
                     if not binding.missing:
-                        self.bindings[key] = (name, self.builder.give_up(key, name, binding, error))
+                        self.bindings[key] = (name, self.binder.give_up(key, name, binding, error))
                 elif parent not in self.failed:
                     self.failed[parent] = error
                     todo.append(parent)

@@ -82,11 +82,11 @@ class Encoder:
     @property
     def note(self) -> Callable[[str], None]:
         """Called with a line for the user, for example on a big global; prints to stderr unless set."""
-        return self.definitions.note
+        return self.definitions.bindings.note
 
     @note.setter
     def note(self, call: Callable[[str], None]) -> None:
-        self.definitions.note = call
+        self.definitions.bindings.note = call
 
     def function(self, fn: Any) -> FunctionRef | None:
         """The reference under which tasks call *fn*; None: it has to travel inside the payload. Never raises."""
