@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,14 @@ COMMAND = [sys.executable, "-m", "multitask"]
 HANG_SECONDS = 60.0
 
 T = TypeVar("T")
+
+# The terminal on stdin becomes the one whose Ctrl-C this process gets, as after a login.
+TAKE_TERMINAL = """
+import fcntl, runpy, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+sys.argv[0] = "multitask"
+runpy.run_module("multitask", run_name="__main__", alter_sys=True)
+"""
 
 # As users have it: output to a pipe is buffered unless the command flushes it.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -81,15 +90,25 @@ def finish(process: subprocess.Popen[bytes], seconds: float = HANG_SECONDS) -> R
     return Result(process.returncode, out.decode(), err.decode())
 
 
-def on_a_terminal(*words: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
-    """Run it with stdout and stderr on a pseudo terminal; returns exit code and what was shown."""
+def on_a_terminal(
+    *words: str | Path,
+    env: dict[str, str] | None = None,
+    meanwhile: Callable[[subprocess.Popen[bytes], int], bytes] = lambda process, terminal: b"",
+) -> tuple[int, str]:
+    """Run it on a pseudo terminal; returns exit code and what was shown. *meanwhile* may type, and returns
+    what it has read."""
     ours, theirs = pty.openpty()
     terminal = {**os.environ, "TERM": "xterm", "COLUMNS": "100", **(env or {})}
     process = subprocess.Popen(
-        [*COMMAND, *map(os.fspath, words)], stdin=theirs, stdout=theirs, stderr=theirs, env=terminal
+        [sys.executable, "-c", TAKE_TERMINAL, *map(os.fspath, words)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=terminal,
+        start_new_session=True,
     )
     os.close(theirs)
-    shown = b""
+    shown = meanwhile(process, ours)
     try:
         while True:
             ready, _, _ = select.select([ours], [], [], HANG_SECONDS)
@@ -150,3 +169,17 @@ def writers(pid: int, folder: Path) -> list[int]:
             if path.startswith(str(folder)) and ".multitask-" in path:
                 found.append(each)
     return found
+
+
+def freeze_a_writer(process: subprocess.Popen[bytes], dst: Path) -> int:
+    """Stop a worker that has a temporary file open, and return it."""
+
+    def stopped() -> int | None:
+        for pid in writers(process.pid, dst):
+            os.kill(pid, signal.SIGSTOP)
+            if pid in writers(process.pid, dst):
+                return pid
+            os.kill(pid, signal.SIGCONT)
+        return None
+
+    return wait_for(stopped, process)

@@ -18,6 +18,9 @@ from cli import shell
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds workers through /proc")
 
 
+HIDE_CURSOR = b"\x1b[?25l"
+
+
 @pytest.fixture
 def src(tmp_path: Path) -> Iterator[Path]:
     """Small files, and large ones that take a while."""
@@ -31,27 +34,13 @@ def src(tmp_path: Path) -> Iterator[Path]:
     trees.remove(tmp_path)
 
 
-def freeze_a_writer(process: subprocess.Popen[bytes], dst: Path) -> int:
-    """Stop a worker that has a temporary file open, and return it."""
-
-    def stopped() -> int | None:
-        for pid in shell.writers(process.pid, dst):
-            os.kill(pid, signal.SIGSTOP)
-            if pid in shell.writers(process.pid, dst):
-                return pid
-            os.kill(pid, signal.SIGCONT)
-        return None
-
-    return shell.wait_for(stopped, process)
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_removes_temporary_files_and_says_how_to_go_on(
     src: Path, tmp_path: Path, number: int, code: int
 ) -> None:
     dst = tmp_path / "dst"
     process = shell.start("copy", src, dst)
-    freeze_a_writer(process, dst)
+    shell.freeze_a_writer(process, dst)
     began = time.monotonic()
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     done = shell.finish(process)
@@ -81,7 +70,7 @@ def test_threads_are_interrupted_too(src: Path, tmp_path: Path) -> None:
 def test_a_killed_worker_costs_nothing(src: Path, tmp_path: Path) -> None:
     dst = tmp_path / "dst"
     process = shell.start("copy", src, dst)
-    os.kill(freeze_a_writer(process, dst), signal.SIGKILL)
+    os.kill(shell.freeze_a_writer(process, dst), signal.SIGKILL)
     done = shell.finish(process)
     assert done.code == 0, done.err
     assert trees.look(dst) == trees.look(src)
@@ -114,3 +103,22 @@ def assert_nothing_half_written(src: Path, dst: Path) -> None:
     for path, facts in trees.look(dst).items():
         if facts[3] is not None and not os.path.basename(path).startswith(".multitask-"):
             assert facts == original[path], f"{path} is half-written"
+
+
+def test_ctrl_c_on_a_terminal_leaves_it_usable(src: Path, tmp_path: Path) -> None:
+    dst = tmp_path / "dst"
+
+    def press(process: subprocess.Popen[bytes], terminal: int) -> bytes:
+        shell.freeze_a_writer(process, dst)
+        read = b""
+        while HIDE_CURSOR not in read:
+            read += os.read(terminal, 1000)
+        os.write(terminal, b"\x03")
+        return read
+
+    code, shown = shell.on_a_terminal("copy", src, dst, meanwhile=press)
+    assert code == 130
+    assert shown.count(HIDE_CURSOR.decode()) == shown.count("\x1b[?25h") == 1, "the cursor is back"
+    assert "Traceback" not in shown
+    assert shown.rstrip().splitlines()[-1] == f"next: multitask copy --merge {src} {dst}"
+    assert trees.temporary(dst) == []

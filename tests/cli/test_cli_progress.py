@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import threading
 from pathlib import Path
 
@@ -51,17 +53,26 @@ def test_with_json_progress_is_events_on_stdout(time: Clock, capsys: pytest.Capt
     assert (shown.out, shown.err) == ('{"type": "progress", "files": 10}\n{"type": "progress", "files": 20}\n', "")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="finds workers through /proc")
 @pytest.mark.parametrize("env", [{}, {"NO_COLOR": "1"}])
 def test_on_a_terminal_there_is_a_bar_and_then_the_summary(tmp_path: Path, env: dict[str, str]) -> None:
-    src = tmp_path / "src"
-    for folder in range(40):
-        (src / str(folder)).mkdir(parents=True)
-        for file in range(200):
-            (src / str(folder) / str(file)).write_bytes(b"x" * 100)
-    code, shown = shell.on_a_terminal("copy", src, tmp_path / "dst", "--jobs", "1", env=env)
+    src, dst = tmp_path / "src", tmp_path / "dst"
+    src.mkdir()
+    for name in ("one", "two", "three"):
+        (src / name).write_bytes(os.urandom(1 << 20) * 32)
+
+    def hold_until_the_bar_is_there(process: subprocess.Popen[bytes], terminal: int) -> bytes:
+        worker = shell.freeze_a_writer(process, dst)
+        read = b""
+        while b"B/s" not in read:
+            read += os.read(terminal, 1000)
+        os.kill(worker, signal.SIGCONT)
+        return read
+
+    code, shown = shell.on_a_terminal("copy", src, dst, env=env, meanwhile=hold_until_the_bar_is_there)
     assert code == 0
-    assert "8,000 files" in shown and " left" in shown and "B/s" in shown
-    assert shown.rstrip().splitlines()[-1] == f"next: diff -r {src} {tmp_path / 'dst'}"
+    assert " of 3 files, " in shown and " of 101 MB, " in shown
+    assert shown.rstrip().splitlines()[-1] == f"next: diff -r {src} {dst}"
     coloured = re.search(r"\x1b\[[1-9][\d;]*m", shown)
     assert (coloured is None) == bool(env)
 

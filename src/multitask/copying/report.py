@@ -169,7 +169,9 @@ def _headline(report: CopyReport) -> str:
         files, size = report.files / report.seconds, report.bytes / report.seconds
         pace += f" ({files:,.0f} files/s, {size_text(size)}/s)"
     where = f"{shown(report.source)} -> {shown(report.target)}"
-    verb = "interrupted" if report.interrupted else "copied" if report.ok else "copied in part"
+    verb = "copied" if report.ok else "copied in part"
+    if report.interrupted or report.stopped:
+        verb = "interrupted" if report.interrupted else "stopped"
     return f"{verb}: {where} {pace}"
 
 

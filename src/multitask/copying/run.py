@@ -101,7 +101,7 @@ class Copy:
         except KeyboardInterrupt:
             self.report.interrupted = True
         except MultitaskError as error:
-            self.report.stopped = _first_line(error)
+            self.report.stopped = _reason(error)
         finally:
             self._settle_accounts()
             steps.forget(self._orders.token)
@@ -185,7 +185,7 @@ class Copy:
                 self._batch_failed(batch, f"the worker died over it {batch.tries} times ({_first_line(error)})")
         elif isinstance(error, MultitaskError):
             # The pool itself is broken: it will not be better for the next batch.
-            self.report.stopped = self.report.stopped or _first_line(error)
+            self.report.stopped = self.report.stopped or _reason(error)
             self.report.left += batch.entries
         else:
             self._batch_failed(batch, f"{type(error).__name__}: {_first_line(error)}")
@@ -250,6 +250,10 @@ class Copy:
         in_flight = sum(batch.entries for batch in self._untold())
         report.left += self.plan.untaken + in_flight + len(self.plan.folders)
         report.seconds = self._meter.seconds
+
+
+def _reason(error: MultitaskError) -> str:
+    return f"{error.what} ({error.why})" if error.why else error.what
 
 
 def _first_line(error: BaseException) -> str:
