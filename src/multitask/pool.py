@@ -7,7 +7,6 @@ a pool dropped by its last reference is noticed.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -208,7 +207,7 @@ class Calls:
             "group": group,
         }
         changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-        options = dataclasses.replace(self._options or Options(), **changes)
+        options = (self._options or Options())._replace(**changes)
         check_options(options, self._pool.kind)
         return View(self._pool, options)
 

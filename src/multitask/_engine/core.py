@@ -11,7 +11,6 @@ while the core's lock is held. The second group belongs to the manager thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ GONE, TAKEN_BACK, RUNNING = 0, 1, 2
 Event = tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What a caller may ask of one task; made by ``Pool.options(...)``."""
 
     priority: int = 0

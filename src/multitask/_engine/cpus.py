@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 
 def cpu_count() -> int:
@@ -19,7 +18,7 @@ def cpu_count() -> int:
     still needs a worker), and, from Python 3.13 on, ``-X cpu_count`` and PYTHON_CPU_COUNT.
     """
     usable = _affinity()
-    quota = cgroup_quota(Path("/"))
+    quota = cgroup_quota("/")
     if quota is not None:
         usable = min(usable, math.ceil(quota))
     return max(usable, 1)
@@ -33,13 +32,13 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def cgroup_quota(root: Path) -> float | None:
+def cgroup_quota(root: str | os.PathLike[str]) -> float | None:
     """CPUs' worth of time that the control groups of this process grant, None when there is no limit.
 
     *root* is where ``proc`` and ``sys`` are found; a test gives a folder of its own.
     """
     quotas = []
-    for folder in _cpu_groups(root):
+    for folder in _cpu_groups(os.fspath(root)):
         for read in (_quota_v2, _quota_v1):
             quota = read(folder)
             if quota is not None:
@@ -47,10 +46,10 @@ def cgroup_quota(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _cpu_groups(root: Path) -> Iterator[Path]:
+def _cpu_groups(root: str) -> Iterator[str]:
     """Every folder that may hold a CPU limit for this process, from its own group up to the mount."""
     mounts = _mounts(root)
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in _lines(os.path.join(root, "proc/self/cgroup")):
         _, _, rest = line.partition(":")
         controllers, _, group = rest.partition(":")
         name = "" if controllers == "" else "cpu"
@@ -59,26 +58,26 @@ def _cpu_groups(root: Path) -> Iterator[Path]:
         for shown, folder in mounts.get(name, []):
             # Inside a container without a cgroup namespace the mount shows a part of the tree only.
             inside = group[len(shown) :] if shown != "/" and group.startswith(shown) else group
-            at = folder.joinpath(*(part for part in inside.split("/") if part not in ("", "..")))
+            at = os.path.join(folder, *(part for part in inside.split("/") if part not in ("", "..")))
             yield from _up(at, folder)
 
 
-def _up(at: Path, top: Path) -> Iterator[Path]:
-    while at != top and top in at.parents:
+def _up(at: str, top: str) -> Iterator[str]:
+    while at != top and at.startswith(top):
         yield at
-        at = at.parent
+        at = os.path.dirname(at)
     yield top
 
 
-def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
+def _mounts(root: str) -> dict[str, list[tuple[str, str]]]:
     """Where hierarchies are mounted: controller ("" for version 2) -> [(the part shown, folder)]."""
-    found: dict[str, list[tuple[str, Path]]] = {}
-    for line in _lines(root / "proc/self/mountinfo"):
+    found: dict[str, list[tuple[str, str]]] = {}
+    for line in _lines(os.path.join(root, "proc/self/mountinfo")):
         fields, _, source = line.partition(" - ")
         columns, kind = fields.split(), source.split()
         if len(columns) < 5 or len(kind) < 3:
             continue
-        place = (columns[3], root / columns[4].lstrip("/"))
+        place = (columns[3], os.path.join(root, columns[4].lstrip("/")))
         if kind[0] == "cgroup2":
             found.setdefault("", []).append(place)
         elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
@@ -86,15 +85,15 @@ def _mounts(root: Path) -> dict[str, list[tuple[str, Path]]]:
     return found
 
 
-def _quota_v2(folder: Path) -> float | None:
-    for line in _lines(folder / "cpu.max"):
+def _quota_v2(folder: str) -> float | None:
+    for line in _lines(os.path.join(folder, "cpu.max")):
         quota, _, period = line.partition(" ")
         return _ratio(quota, period)
     return None
 
 
-def _quota_v1(folder: Path) -> float | None:
-    quota, period = (_lines(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+def _quota_v1(folder: str) -> float | None:
+    quota, period = (_lines(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
     return _ratio(quota[0], period[0]) if quota and period else None
 
 
@@ -106,8 +105,9 @@ def _ratio(quota: str, period: str) -> float | None:
     return microseconds / every if microseconds > 0 and every > 0 else None
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: str) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
     except OSError:
         return []

@@ -10,8 +10,7 @@ Rule: the engine never refers to its pool, so that a dropped pool can be noticed
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from multitask import _native, policies
 from multitask._engine import shutdown
@@ -20,8 +19,7 @@ from multitask._engine.core import GONE, RUNNING, Core
 from multitask._engine.supervisor import Supervisor
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """What a pool was asked to be."""
 
     processes: int

@@ -7,7 +7,6 @@ Rule: a descriptor or process that was opened here is closed here, also when hir
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
@@ -22,17 +21,19 @@ STARTING, READY, LEAVING = "starting", "ready", "leaving"
 WORKER_SPIN_NS = 80_000  # how long an idle worker looks at its lane before it sleeps
 
 
-@dataclass(slots=True)
 class Hand:
     """One worker as the manager knows it."""
 
-    wid: int
-    name: str
-    worker: Any  # WorkerProcess or ThreadWorker
-    channel: Any
-    state: str = STARTING
-    killed: bool = False  # by us
-    cause: BaseException | None = None  # why it could not be initialized, or why it was killed
+    __slots__ = ("cause", "channel", "killed", "name", "state", "wid", "worker")
+
+    def __init__(self, wid: int, name: str, worker: Any, channel: Any) -> None:
+        self.wid = wid
+        self.name = name
+        self.worker = worker  # WorkerProcess or ThreadWorker
+        self.channel = channel
+        self.state = STARTING
+        self.killed = False  # by us
+        self.cause: BaseException | None = None  # why it could not be initialized, or why it was killed
 
     def memory(self) -> int | None:
         """Resident bytes when last seen."""

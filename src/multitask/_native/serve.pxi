@@ -152,11 +152,13 @@ cdef class WorkerEnd:
         memcpy(&n, at, 4)
         name = PyBytes_FromStringAndSize(<char *> at + 4, n).decode("utf-8", "surrogatepass") if slot.form == 2 else None
         stream, buffers = unpack(self.content(slot, 4 + n))
+        self.last_function = None      # the decoder binds what has been defined when it is asked for a function
         decoder.define(slot.function, name, Parcel(stream, buffers))
         return 0
 
     cdef int forget(self, decoder, mt_slot *slot) except -1:
         cdef uint64_t *numbers = <uint64_t *> mt_content(&self.m.requests, slot)
+        self.last_function = None
         decoder.forget([numbers[i] for i in range(slot.length // 8)])
         return 0
 
