@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from multitask._engine import losses
 from multitask._engine.clock import monotonic
 from multitask._engine.core import CANCELLED, FINISHED, RUNNING, Core, Event
-from multitask._engine.staff import LEAVING, READY, STARTING, Staff
+from multitask._engine.staff import LEAVING, READY, STARTING, Hand, Staff
+from multitask._engine.workers import tree
 from multitask.errors import CancelledError, PoolBroken
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Supervisor:
         self._proven = False  # one was ready
         self._hire_after = 0.0  # while there are others
         self._resting: set[Any] = set()  # tasks between two tries
+        self._looked_at = -AGAIN_SECONDS  # when we last looked for stopped workers
         self._ending = False
         self._over = False
         self._handlers: dict[str, Callable[..., None]] = {
@@ -220,6 +222,7 @@ class Supervisor:
         started = self._core.started(task)
         timeout = task._options.timeout
         if started is None:  # not begun: it cannot be late sooner than this
+            self._pass_by_stopped()
             self._at(monotonic() + timeout, lambda: self._check_time(task))
             return
         if monotonic() < started + timeout:
@@ -235,6 +238,18 @@ class Supervisor:
         if self._tries(task) > task._options.retries:
             self._core.settle(task, FINISHED, False, hand.cause)
         self._staff.kill(hand)
+
+    def _pass_by_stopped(self) -> None:
+        """Take back what waits behind a worker that somebody has stopped (SIGSTOP), and put another in its place."""
+        now = monotonic()
+        if self._config.kind != "process" or now < self._looked_at + AGAIN_SECONDS:
+            return
+        self._looked_at = now
+        for hand in list(self._staff.hands.values()):
+            if hand.state == READY and _stopped(hand):
+                hand.state = LEAVING
+                self._core.retire(hand.wid)
+        self._fill_up()
 
     def _post(self, message: tuple[Any, ...]) -> None:
         verb = message[0]
@@ -296,5 +311,10 @@ class Supervisor:
             self._over = True
 
 
+def _stopped(hand: Hand) -> bool:
+    found = tree.stat(hand.worker.pid)
+    return found is not None and found.state in b"Tt"
+
+
 def _is_exit(event: Event) -> bool:
-    return event[0] == "exit"
+    return bool(event[0] == "exit")
