@@ -43,7 +43,8 @@ class Mutant:
 
     @property
     def native(self) -> bool:
-        return Path(self.file).suffix in NATIVE_SUFFIXES and not self.test.startswith("make ")
+        """Whether the extension is to be built again. The tests in C compile what they need by themselves."""
+        return Path(self.file).suffix in NATIVE_SUFFIXES and not self.test.startswith(("make ", "tests/native/"))
 
     def fits(self, root: Path) -> str | None:
         """Why this fault cannot be planted in *root*, or None."""
@@ -111,7 +112,7 @@ class Copy:
 
     def run(self, test: str, environment: dict[str, str]) -> tuple[str, str]:
         """Run *test*; returns RED, GREEN or HUNG, or what kept it from running, and the output."""
-        pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", test]
+        pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--timeout=60", test]
         command = test.split() if test.startswith("make ") else pytest
         process = subprocess.Popen(
             command,
