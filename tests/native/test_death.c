@@ -211,6 +211,7 @@ static void bury(engine *e) {
     CHECK(waitpid(e->pid, &status, 0) == e->pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL,
           "the worker ended by itself, status %#x", status);
     close(e->pidfd);
+    e->pid = 0;
     if (!e->we_kill) e->kills++;
     uint64_t tail = mt_load64(&in->tail);
     for (uint64_t seq = mt_load64(&in->head); seq-- > tail;) {
@@ -264,9 +265,9 @@ static void prepare(engine *e, uint64_t seed, int leads, int lazy) {
 }
 
 static void end_round(engine *e) {
-    if (!atomic_load(&e->dead)) {
-        kill_worker(e);
-        if (!e->leads) CHECK(poll(&(struct pollfd){e->pidfd, POLLIN, 0}, 1, PATIENCE_MS) == 1);
+    if (e->pid) {
+        if (!is_dead(e)) kill_worker(e);
+        CHECK(poll(&(struct pollfd){e->pidfd, POLLIN, 0}, 1, PATIENCE_MS) == 1);
         bury(e);
     }
     for (int task = 0; task < TASKS; task++) {

@@ -44,8 +44,9 @@ LAYOUT = r"""
 #include <stdio.h>
 int main(void) {
     printf("lane %zu %zu %zu slot %zu ring %zu %zu %zu %zu %zu",
-           offsetof(mt_lane, requests), offsetof(mt_lane, replies), sizeof(mt_lane), sizeof(mt_slot), offsetof(mt_ring, producer_waiting), offsetof(mt_ring, tail),
-           offsetof(mt_ring, consumer_asleep), offsetof(mt_ring, slots), offsetof(mt_ring, bytes));
+           offsetof(mt_lane, requests), offsetof(mt_lane, replies), sizeof(mt_lane), sizeof(mt_slot),
+           offsetof(mt_ring, producer_waiting), offsetof(mt_ring, tail), offsetof(mt_ring, consumer_asleep),
+           offsetof(mt_ring, slots), offsetof(mt_ring, bytes));
 }
 """
 
