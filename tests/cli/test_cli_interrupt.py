@@ -73,6 +73,7 @@ def test_a_killed_worker_costs_nothing(src: Path, tmp_path: Path) -> None:
     os.kill(shell.freeze_a_writer(process, dst), signal.SIGKILL)
     done = shell.finish(process)
     assert done.code == 0, done.err
+    assert done.err.splitlines()[0].startswith("copied: "), "nothing else is said"
     assert trees.look(dst) == trees.look(src)
 
 

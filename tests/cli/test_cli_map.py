@@ -80,6 +80,12 @@ def test_results_come_in_order_from_a_module_in_the_current_folder(here: Path, k
     assert done.out == lines.upper()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_current_folder_is_found_though_python_does_not_look_there(here: Path, kind: str) -> None:
+    env = {**shell.ENVIRONMENT, "PYTHONSAFEPATH": "1"}  # as for the installed script, whose folder is another
+    assert shell.run("map", "mine:shout", "--kind", kind, input="a\n", cwd=here, env=env).out == "A\n"
+
+
 def test_lines_come_from_a_file_too(here: Path) -> None:
     (here / "lines").write_bytes(b"one\r\n\ntwo words\nno end")
     done = shell.run("map", "mine:shout", "lines", cwd=here)

@@ -80,13 +80,13 @@ def flat(tmp_path: Path) -> Path:
 
 
 def test_a_batch_whose_worker_was_killed_is_done_again(flat: Path, tmp_path: Path) -> None:
-    report = Copy(str(flat), str(tmp_path / "dst"), jobs=2, copy_function=die_once).run()
+    report = Copy(str(flat), str(tmp_path / "dst"), kind="process", jobs=2, copy_function=die_once).run()
     assert report.ok and accounted(report, flat)
     assert trees.look(tmp_path / "dst") == trees.look(flat)
 
 
 def test_a_file_that_kills_every_worker_is_reported_and_the_rest_copied(flat: Path, tmp_path: Path) -> None:
-    report = Copy(str(flat), str(tmp_path / "dst"), jobs=2, copy_function=die_always).run()
+    report = Copy(str(flat), str(tmp_path / "dst"), kind="process", jobs=2, copy_function=die_always).run()
     assert [problem.path for problem in report.failures] == ["deadly"]
     assert "the worker died over it 3 times" in report.failures[0].why
     assert (report.files, accounted(report, flat)) == (29, True)
@@ -165,3 +165,40 @@ def test_dotdot_after_a_link_means_what_the_system_takes_it_for(
     assert Copy("src", "link/../dst", kind="inline").run().ok
     assert not (tmp_path / "dst").exists()
     assert trees.look(tmp_path / "far" / "dst") == trees.look(src)
+
+
+def test_a_small_folder_starts_no_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multitask.pool.Pool", None)
+    (tmp_path / "src" / "sub").mkdir(parents=True)
+    (tmp_path / "src" / "sub" / "file").write_text("x")
+    (tmp_path / "src" / "link").symlink_to("sub")
+    report = Copy(str(tmp_path / "src"), str(tmp_path / "dst")).run()
+    assert report.ok and accounted(report, tmp_path / "src")
+    assert trees.look(tmp_path / "dst") == trees.look(tmp_path / "src")
+
+
+def test_a_large_one_does(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multitask.pool.Pool", None)
+    with pytest.raises(TypeError):
+        Copy(str(src), str(tmp_path / "dst")).run()
+
+
+@pytest.mark.parametrize("after", [1, 5])
+def test_a_small_one_can_be_interrupted_too(tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    for number in range(9):
+        (tmp_path / "src" / str(number)).write_text("x")
+    copy = Copy(str(tmp_path / "src"), str(tmp_path / "dst"))
+    seen = []
+    real = content.copy
+
+    def count(*args: object) -> int:
+        seen.append(1)
+        if len(seen) == after:
+            copy.interrupt()
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(content, "copy", count)
+    report = copy.run()
+    assert report.interrupted and report.files == after and report.accounted == report.found.entries == 10
+    assert len(os.listdir(tmp_path / "dst")) == after

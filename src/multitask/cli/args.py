@@ -118,10 +118,14 @@ class _Say(argparse.Action):
         raise Leave(exit_codes.DONE)
 
 
-def add_common(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
-    """``--jobs --kind --json``: the same words with the same meaning for every command."""
+def add_common(parser: argparse.ArgumentParser, kinds: tuple[str, ...], **kind: Any) -> None:
+    """``--jobs --kind --json``: the same words with the same meaning for every command.
+
+    The first of *kinds* is the default; *kind* changes what is said or done about it.
+    """
     parser.add_argument("--jobs", type=positive, metavar="N", help="workers (default: the CPUs this process may use)")
-    parser.add_argument("--kind", choices=kinds, default=kinds[0], help="what the workers are (default: %(default)s)")
+    about: dict[str, Any] = {"default": kinds[0], "help": "what the workers are (default: %(default)s)", **kind}
+    parser.add_argument("--kind", choices=kinds, **about)
     parser.add_argument("--json", action="store_true", help="one JSON object per line on stdout, each with a type")
 
 

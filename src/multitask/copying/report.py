@@ -167,7 +167,7 @@ def _headline(report: CopyReport) -> str:
     pace = f"in {time_text(report.seconds)}"
     if report.files and report.seconds > 0:
         files, size = report.files / report.seconds, report.bytes / report.seconds
-        pace += f" ({files:,.0f} files/s, {size_text(size)}/s)"
+        pace += f" ({files:,.0f} files/s, {size_text(size)}/s)" if report.bytes else f" ({files:,.0f} files/s)"
     where = f"{shown(report.source)} -> {shown(report.target)}"
     verb = "copied" if report.ok else "copied in part"
     if report.interrupted or report.stopped:

@@ -38,7 +38,9 @@ Complain = Callable[[Problem], None]
 class Copy:
     """One copy of a folder. Make it, ``run()`` it once, read the report.
 
-    ``walk_first`` finds everything before anything is made, for a destination inside the source.
+    ``kind`` None: processes, but a folder that is one small batch is copied by the calling thread, since starting
+    workers would take longer. ``walk_first`` finds everything before anything is made, for a destination inside
+    the source.
 
     ``on_progress`` is called about ten times a second, ``on_problem`` for each entry that was not copied, both in
     the calling thread.
@@ -50,7 +52,7 @@ class Copy:
         target: str,
         *,
         jobs: int | None = None,
-        kind: str = "process",
+        kind: str | None = None,
         resume: bool = False,
         follow: bool = False,
         keep: Keep | None = None,
@@ -82,6 +84,7 @@ class Copy:
         self._meter = Meter(on_progress, self.report, self.plan, size_of)
         self._walk_first = walk_first
         self._on_problem = on_problem
+        self._walking = True
         self._handing_out: Batch | None = None
         self._interrupted = False
         self._in_flight: dict[Future[steps.Outcome], Batch] = {}
@@ -91,11 +94,13 @@ class Copy:
         """Copy; returns the report, also after Ctrl-C (``report.interrupted``) and on a full disk."""
         self._meter.start()
         try:
-            if self._walk_first:
-                for _ in self._walk:
-                    self._check_interrupted()
+            while self._walk_first and self._walking:
+                self._walk_on()
             os.makedirs(self._orders.target, exist_ok=True)
-            self._with_pool()
+            if self._kind is None and self._is_small():
+                self._without_pool()
+            else:
+                self._with_pool()
             if not self.report.stopped:
                 self._finish_folders()
         except KeyboardInterrupt:
@@ -111,16 +116,44 @@ class Copy:
     def interrupt(self) -> None:
         """End the copy at the next safe point, at most a tenth of a second away; for signal handlers."""
         self._interrupted = True
+        steps.stop(self._orders.token)
 
     def _check_interrupted(self) -> None:
         if self._interrupted:
             raise KeyboardInterrupt
 
+    def _walk_on(self) -> None:
+        self._check_interrupted()
+        self._walking = next(self._walk, self) is None
+
     # --- batches
+    def _is_small(self) -> bool:
+        """Look far enough to know whether it is worth starting workers."""
+        plan = self.plan
+        while self._walking and plan.waiting < 2:
+            self._walk_on()
+        return not self._walking and plan.waiting < 2 and plan.found.bytes <= plan.batch_bytes
+
+    def _without_pool(self) -> None:
+        batch = self._handing_out = self.plan.take()
+        if batch is None:
+            return
+        try:
+            outcome = steps.copy_batch(self._orders, batch)
+        except Exception as error:
+            self._batch_failed(batch, f"{type(error).__name__}: {_first_line(error)}")
+        except BaseException:
+            sweep(self._orders, batch)
+            raise
+        else:
+            self._outcome(batch, outcome)
+        self._handing_out = None
+        self._check_interrupted()
+
     def _with_pool(self) -> None:
         from multitask.pool import Pool
 
-        pool = Pool(self._jobs, kind=self._kind, name="copy")
+        pool = Pool(self._jobs, kind=self._kind or "process", name="copy")
         try:
             with pool:
                 self._depth = DEPTH * pool.processes
@@ -138,14 +171,13 @@ class Copy:
                 sweep(self._orders, batch)
 
     def _drive(self, pool: Pool) -> None:
-        walking = True
         while True:
             self._check_interrupted()
             self._hand_out(pool)
-            self._take_in(block=not walking)
-            if walking and self.plan.waiting < AHEAD and not self.report.stopped:
-                walking = next(self._walk, self) is None
-            elif walking and self._in_flight:
+            self._take_in(block=not self._walking)
+            if self._walking and self.plan.waiting < AHEAD and not self.report.stopped:
+                self._walk_on()
+            elif self._walking and self._in_flight:
                 self._take_in(block=True)
             elif not self._in_flight and (self.report.stopped or not self.plan.waiting):
                 return

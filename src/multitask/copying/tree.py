@@ -33,9 +33,9 @@ def copytree(
     """Copy the folder *src* to *dst* and return *dst*, as ``shutil.copytree`` does.
 
     Raises ``shutil.Error`` at the end with a list of (source, destination, reason) of what could not be copied;
-    everything else is there. *jobs* and *kind* choose the workers: processes, or threads when *copy_function* is
-    your own, so that it may share memory with the caller. *owner* keeps owners (as root). *on_progress* gets a
-    ``Progress`` about ten times a second.
+    everything else is there. *jobs* and *kind* choose the workers: processes (a small folder is copied without any),
+    or threads when *copy_function* is your own, so that it may share memory with the caller. *owner* keeps owners
+    (as root). *on_progress* gets a ``Progress`` about ten times a second.
 
     Other than shutil's: each file is written under a temporary name and renamed, a link in *dst* is replaced and
     not written through, devices are never read, and a link that leads back into a folder above it is an error.
@@ -52,7 +52,7 @@ def copytree(
         source,
         target,
         jobs=jobs,
-        kind=kind or ("thread" if own else "process"),
+        kind=kind or ("thread" if own else None),
         follow=not symlinks,
         keep=Keep(owner=owner),
         ignore=None if ignore is None else _as_set(ignore),

@@ -69,7 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="copy into a DST that is not empty: what is there with the same size and time is kept, "
         "other files of the same name are replaced",
     )
-    add_common(parser, ("process", "thread"))
+    about = "what the workers are (default: process; a small folder is copied without workers)"
+    add_common(parser, ("process", "thread"), default=None, help=about)
 
 
 def run(options: argparse.Namespace, out: Output) -> int:
@@ -150,7 +151,7 @@ def _signals(copy: Copy) -> Iterator[list[int]]:
 
 def _sum_up(report: CopyReport, options: argparse.Namespace, out: Output) -> None:
     given = [f"--jobs {options.jobs}"] if options.jobs else []
-    given += [f"--kind {options.kind}"] if options.kind != "process" else []
+    given += [f"--kind {options.kind}"] if options.kind else []
     step = next_command(report, given)
     if out.json:
         failures = [problem.path for problem in report.failures]
