@@ -67,7 +67,8 @@ class Callbacks:
     def put(self, task: object, hooks: Iterable[Hook]) -> None:
         """Have each of *hooks* called with *task*, after all that were put before."""
         self._line.put((task, hooks))
-        if self._thread is None:
+        # A thread started while the interpreter ends would never begin, and starting it never return.
+        if self._thread is None and not sys.is_finalizing():
             # Without a thread to be had now, the next put tries again.
             with contextlib.suppress(RuntimeError):
                 self.ensure()
