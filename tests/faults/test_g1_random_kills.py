@@ -38,7 +38,9 @@ def kill_at_random(name: str, path: str, kills: int, seed: int) -> None:
     with variant(name) as make, ended(make(2)) as pool:
         ready_workers(pool, 2)
         for _ in range(kills):
-            tasks = {number: pool.submit(record, path, number) for _, number in zip(range(12), account.numbers)}
+            tasks = {
+                number: pool.submit(record, path, number) for _, number in zip(range(12), account.numbers, strict=False)
+            }
             victims = workers(pool)
             until = time.monotonic() + chance.random() ** 2 * 0.004
             while time.monotonic() < until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import subprocess
@@ -208,9 +209,18 @@ def eat(size: int) -> int:
     return len(bytearray(size))
 
 
-kept: list[bytearray] = []
+kept: list[bytearray | mmap.mmap] = []
 
 
 def keep(size: int) -> int:
     kept.append(bytearray(b"x") * size)
+    return os.getpid()
+
+
+def keep_shared(size: int) -> int:
+    """Memory that counts as occupied and not as private data."""
+    memory = mmap.mmap(-1, size)
+    for page in range(0, size, mmap.PAGESIZE):
+        memory[page] = 1
+    kept.append(memory)
     return os.getpid()
