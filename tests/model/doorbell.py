@@ -46,10 +46,9 @@ class Scene:
     def names(self) -> list[str]:
         return [f"caller{i}" for i in range(len(self.callers))]
 
-
-def wake_callers(m: State, scene: Scene) -> None:
-    for i in range(len(scene.callers)):
-        m["asleep", f"caller{i}"] = False
+    def wake_callers(self, m: State) -> None:
+        for i in range(len(self.callers)):
+            m["asleep", f"caller{i}"] = False
 
 
 def settle(m: State, task: int, how: str) -> None:
@@ -91,7 +90,7 @@ def worker(scene: Scene, w: int) -> Party:
         if m["saw", w] in (MANAGER, RINGING_MANAGER):
             m.event = True
         else:
-            wake_callers(m, scene)
+            scene.wake_callers(m)
         m["saw", w] = 0
         return END
 
@@ -158,10 +157,25 @@ def looking(p: Party, scene: Scene, name: str, something: str, nothing: str) -> 
     p.step(look)
 
 
+def waking(p: Party, scene: Scene, then: str) -> None:
+    """Steps ``wake_leader`` and ``wake``: whatever the word says, for a dead ringer may have changed it."""
+
+    @p.step
+    def wake_leader(m: State) -> str:
+        by_us = p.cas(m, "word", CALLER, AWAKE)
+        return "wake" if by_us or not scene.is_("leader is woken only when the word says so") else then
+
+    @p.step
+    def wake(m: State) -> str:
+        scene.wake_callers(m)
+        return then
+
+
 def manager(scene: Scene) -> Party:
     p = Party("manager", "drain", buffered=True)
     collecting(p, scene, "bury")
     looking(p, scene, "look_again", "found_some", "epoll")
+    waking(p, scene, "epoll")
 
     @p.step
     def bury(m: State) -> str:
@@ -187,18 +201,6 @@ def manager(scene: Scene) -> Party:
         if led or scene.is_("manager sleeps without a second look"):
             return "epoll"
         return "look_again"
-
-    @p.step
-    def wake_leader(m: State) -> str:
-        if scene.is_("leader is woken only when the word says so"):
-            return "wake" if p.cas(m, "word", CALLER, AWAKE) else "epoll"
-        p.cas(m, "word", CALLER, AWAKE)
-        return "wake"
-
-    @p.step
-    def wake(m: State) -> str:
-        wake_callers(m, scene)
-        return "epoll"
 
     @p.step
     def found_some(m: State) -> str:
@@ -355,16 +357,7 @@ def canceller(scene: Scene, task: int) -> Party:
         p.fence(m)
         return "wake_leader" if led and not scene.is_("canceller does not wake the leader") else END
 
-    @p.step
-    def wake_leader(m: State) -> str:
-        p.cas(m, "word", CALLER, AWAKE)
-        return "wake"
-
-    @p.step
-    def wake(m: State) -> str:
-        wake_callers(m, scene)
-        return END
-
+    waking(p, scene, END)
     return p
 
 

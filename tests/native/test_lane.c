@@ -51,6 +51,21 @@ static void test_random_messages_never_touch_each_other(void) {
     free(lane);
 }
 
+/* What came before the announcement is seen by the last look; without it, these sleep until the alarm. */
+static void test_a_sleeper_looks_again(void) {
+    mt_lane *lane = heap_lane();
+    mt_ring *ring = &lane->replies;
+    unsigned int rest = alarm(20);
+    CHECK(put(ring, 0, 8) && mt_consumer_sleep(ring, 0, 0) == 0);
+    CHECK(mt_load32(&ring->consumer_asleep) == 0 && mt_wake_consumer(ring) == 0, "nobody sleeps, nobody is woken");
+    CHECK(mt_revoke(ring, 0) && mt_consumer_sleep(ring, 0, 0) == 0, "what was taken back is to be skipped");
+    uint64_t seen = mt_load64(&ring->tail);
+    mt_release(ring, 0);
+    CHECK(mt_producer_sleep(ring, seen) == 0 && mt_load32(&ring->producer_waiting) == 0);
+    alarm(rest);
+    free(lane);
+}
+
 /* ---- two threads: a stream of messages ---- */
 
 typedef struct {
@@ -248,6 +263,7 @@ int main(void) {
     alarm(240); /* only a hang gets there */
     test_a_full_ring_refuses_and_has_room_again();
     test_random_messages_never_touch_each_other();
+    test_a_sleeper_looks_again();
     for (int slow = 0; slow < 3; slow++) {
         test_a_stream_arrives_whole(0, slow);
         test_a_stream_arrives_whole(5000, slow);
