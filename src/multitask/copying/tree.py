@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from multitask.copying.attributes import Keep
-from multitask.copying.report import Progress
+from multitask.copying.report import CopyReport, Progress
 from multitask.copying.run import Copy
 from multitask.copying.walk import Problem
 from multitask.errors import MultitaskError
@@ -41,13 +41,8 @@ def copytree(
     not written through, devices are never read, and a link that leads back into a folder above it is an error.
     """
     source, target = os.fsdecode(src), os.fsdecode(dst)
-    if not os.path.isdir(source):
-        os.scandir(source).close()  # raises what shutil raises
-    if not dirs_exist_ok and os.path.lexists(target):
-        os.mkdir(target)  # raises FileExistsError
+    _check(source, target, dirs_exist_ok)
     own = copy_function is not shutil.copy2
-    problems: list[Problem] = []
-    options: dict[str, Any] = {"copy_function": copy_function} if own else {}
     copy = Copy(
         source,
         target,
@@ -59,17 +54,27 @@ def copytree(
         ignore_dangling=ignore_dangling_symlinks,
         walk_first=_inside(target, source),
         on_progress=on_progress,
-        on_problem=problems.append,
-        **options,
+        copy_function=copy_function if own else None,
     )
-    report = copy.run()
+    _raise_what_failed(copy.run())
+    return dst
+
+
+def _check(source: str, target: str, dirs_exist_ok: bool) -> None:
+    """Raise what shutil raises before it begins."""
+    if not os.path.isdir(source):
+        os.scandir(source).close()
+    if not dirs_exist_ok and os.path.lexists(target):
+        os.mkdir(target)
+
+
+def _raise_what_failed(report: CopyReport) -> None:
     if report.interrupted:
         raise KeyboardInterrupt
-    if report.stopped and not problems:
-        raise MultitaskError(f"the copy of {source} stopped", why=report.stopped)
-    if problems:
-        raise shutil.Error([_error(source, target, problem) for problem in problems])
-    return dst
+    if report.problems:
+        raise shutil.Error([_error(report.source, report.target, problem) for problem in report.problems])
+    if report.stopped:
+        raise MultitaskError(f"the copy of {report.source} stopped", why=report.stopped)
 
 
 def _as_set(ignore: Callable[[str, list[str]], Iterable[str]]) -> Callable[[str, list[str]], set[str]]:
