@@ -17,6 +17,7 @@ from multitask._engine import shutdown
 from multitask._engine.callbacks import Callbacks
 from multitask._engine.core import GONE, RUNNING, Core
 from multitask._engine.supervisor import Supervisor
+from multitask._engine.unread import Failures
 
 
 class Config(NamedTuple):
@@ -133,7 +134,8 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
                 return policy.key(options, monotonic())
 
         spin = SPIN_NS if cpu_count() > 1 else 0
-        core: Core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin, cpu_count())
+        core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin, cpu_count())
+        core.failures = Failures(callbacks)
         return core
     from multitask._engine.portable import PortableCore
 

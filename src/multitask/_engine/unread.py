@@ -25,20 +25,24 @@ class Failures(list[Any]):
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
         self._callbacks = callbacks
-        self._limit = 1000
+        self.limit = 1000  # this long: time to clear out
 
     def append(self, task: Any) -> None:
         """Called under the core's lock: runs nothing of the user's."""
         super().append(task)
-        if len(self) >= self._limit:
-            self._limit *= 2
-            self._callbacks.later(self._clear_out)
+        if len(self) >= self.limit:
+            self.trim()
+
+    def trim(self) -> None:
+        """Have those that were asked for cleared out soon."""
+        self.limit *= 2
+        self._callbacks.later(self._clear_out)
 
     def _clear_out(self) -> None:
         # Only what stands in the list now is looked at; what others append meanwhile stays behind it.
         count = len(self)
         self[:count] = [task for task in self[:count] if not task._asked]
-        self._limit = max(1000, 2 * len(self))
+        self.limit = max(1000, 2 * len(self))
 
 
 def report(core: Core, title: str = "multitask") -> int:

@@ -22,7 +22,7 @@ cdef class Books:
     cdef readonly Py_ssize_t unfinished
     cdef readonly bint closed
     cdef readonly bint inherited
-    cdef public list failures
+    cdef public object failures   # a list, or unread.Failures
     cdef object task_class
     cdef object policy_key
     cdef Line line

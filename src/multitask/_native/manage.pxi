@@ -94,6 +94,8 @@ cdef class NativeCore(Waiter):
             tasks, self.failed = self.failed, []
             for task in tasks:
                 events.append(("failed", task, <int> (<TaskBase> task).seq, ((<TaskBase> task).kind, (<TaskBase> task).value)))
+        if type(self.failures) is not list and PyList_GET_SIZE(self.failures) >= self.failures.limit:
+            self.failures.trim()
         if self.forget_due:
             self.forget_due = False
             self.forget_dead()

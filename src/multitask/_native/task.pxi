@@ -72,6 +72,8 @@ cdef class TaskBase:
         if self.status == S_FINISHED and self.kind == V_OBJECT:
             self._asked = True
             return self.value
+        if self.status == S_FINISHED and self.kind == V_PLAIN:
+            return self._outcome()[1]
         return slow_result(self, timeout)
 
     def done(self):
@@ -95,6 +97,8 @@ cdef class TaskBase:
         if kind == V_PARCEL:
             try:
                 return self._keep(True, self.core.load(value))
+            except KeyboardInterrupt:
+                raise      # that is the asker's, who may ask again
             except BaseException as error:
                 return self._keep(False, error)
         if kind == V_FAILURE:
@@ -241,9 +245,14 @@ cdef class Ready:
         return self.turned.pop()
 
 
+cdef object task_result = None
+
 cdef object slow_result(task, timeout):
-    from multitask.task import Task
-    return Task.result(task, timeout)
+    global task_result
+    if task_result is None:
+        from multitask.task import Task
+        task_result = Task.result
+    return task_result(task, timeout)
 
 
 cdef tuple flatten(list members):
