@@ -27,7 +27,6 @@ EXCEPTIONS = {
     ("multitask._native.core", "multitask.task"): "Task.result() is taken up again where C leaves it",
     ("multitask._engine.engine", "multitask.policies"): "makes the policy that the pool was given by name",
     ("multitask._engine.portable", "multitask.policies"): "asks a policy for its key; FIFO needs none",
-    ("multitask._engine.streams", "multitask.task"): "a stream raises a task's error as the task does",
 }
 
 
