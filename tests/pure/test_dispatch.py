@@ -41,13 +41,19 @@ def test_the_least_loaded_worker_with_room_is_chosen(workers: list[Worker], dept
 def test_an_idle_worker_causes_half_of_the_longest_tail_to_move(workers: list[Worker], waiting: int) -> None:
     move = dispatch.steal(workers, waiting)
     idle = any(worker.feeding and not worker.held for worker in workers)
-    longest = max((worker.unstarted for worker in workers), default=0)
+    tails = [worker for worker in workers if worker.held > 1 and worker.unstarted]
+    longest = max((worker.held for worker in tails), default=0)
     if waiting or not idle or not longest:
         assert move is None
         return
     assert move is not None
-    assert move.victim == min(worker.wid for worker in workers if worker.unstarted == longest)
-    assert move.tasks == -(-longest // 2)
+    victim = min((worker for worker in tails if worker.held == longest), key=lambda worker: worker.wid)
+    assert move.victim == victim.wid
+    assert move.tasks == min(victim.unstarted, longest // 2) > 0
+
+
+def test_a_workers_only_task_stays_where_it_is() -> None:
+    assert dispatch.steal([Worker(1), Worker(2, held=1, unstarted=1)], 0) is None
 
 
 def test_a_single_waiting_task_moves_too() -> None:

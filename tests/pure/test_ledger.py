@@ -51,7 +51,7 @@ class Compared(RuleBasedStateMachine):
         self.numbers = 0
 
     def in_order(self) -> list[Piece]:
-        return sorted(self.line, key=lambda task: task._key) if self.ordered else list(self.line)
+        return sorted(self.line, key=lambda task: (task._key, task.number)) if self.ordered else list(self.line)
 
     def owner(self, task: Piece) -> int | None:
         return next((wid for wid, worker in self.held.items() if task in worker.tasks), None)
@@ -168,11 +168,15 @@ class Compared(RuleBasedStateMachine):
     def steal(self) -> None:
         expected: list[Piece] = []
         idle = any(worker.ready and not worker.ending and not worker.tasks for worker in self.held.values())
-        loads = [(len(worker.tasks) - worker.started, -wid) for wid, worker in self.held.items()]
-        if not self.line and idle and max(loads)[0]:
+        loads = [
+            (len(worker.tasks), -wid)
+            for wid, worker in self.held.items()
+            if len(worker.tasks) > 1 and len(worker.tasks) > worker.started
+        ]
+        if not self.line and idle and loads:
             load, wid = max(loads)
             worker = self.held[-wid]
-            split = len(worker.tasks) - (load + 1) // 2
+            split = max(worker.started, len(worker.tasks) - load // 2)
             worker.tasks, expected = worker.tasks[:split], worker.tasks[split:]
             self.line = expected + self.line
         assert self.ledger.steal() == expected

@@ -3,8 +3,9 @@
 * Feeding: the least loaded ready worker with room; of equals the one with the lowest id.
 * Depth: how many tasks a worker may hold. Deep for tasks of microseconds, so that no worker waits for a
   wake-up between two of them; one for long tasks, so that nothing waits behind them.
-* Stealing: when a worker is idle and the line is empty, half of the tasks that the most loaded worker has not
-  started move, from its tail: those would have waited longest.
+* Stealing: when a worker is idle and the line is empty, half of what stands behind the first task of the most
+  loaded worker moves (rounded up, and only what has not started), from its tail: those would have waited longest.
+  A worker's only task stays, for that worker is about to start it.
 """
 
 from __future__ import annotations
@@ -58,15 +59,17 @@ def steal(workers: Iterable[Load], waiting: int) -> Steal | None:
         return None
     idle = False
     victim: tuple[int, int] | None = None
+    movable = 0
     for worker in workers:
         if worker.feeding and worker.held == 0:
             idle = True
-        rank = (-worker.unstarted, worker.wid)
-        if worker.unstarted and (victim is None or rank < victim):
+        rank = (-worker.held, worker.wid)
+        if worker.held > 1 and worker.unstarted and (victim is None or rank < victim):
             victim = rank
+            movable = min(worker.unstarted, worker.held // 2)
     if not idle or victim is None:
         return None
-    return Steal(victim[1], (1 - victim[0]) // 2)  # half, rounded up
+    return Steal(victim[1], movable)
 
 
 class Depth:

@@ -37,21 +37,23 @@ class Piece(Protocol):
     _place: int
     _wid: int  # the worker that holds it, -1: none
     _key: float  # from the policy; smaller runs first
-    _seq: int  # position of submission while it stands in the line, 0 otherwise
+    _seq: int  # number of its submission, 0: none yet; negative while it does not stand in the line
 
 
 P = TypeVar("P", bound=Piece)  # hashed by identity
 
 
 class Line(Generic[P]):
-    """The waiting tasks: a deque when all keys are equal, a heap otherwise. Withdrawn ones leave lazily."""
+    """The waiting tasks: a deque when all keys are equal, a heap otherwise. Withdrawn ones leave lazily.
+
+    The deque knows front and end. In the heap a task always stands where its key and its submission put it.
+    """
 
     def __init__(self, ordered: bool) -> None:
         self.ordered = ordered
         self._fifo: deque[P] = deque()
         self._heap: list[tuple[float, int, P]] = []
         self._next = 1
-        self._front = -1
         self._stale = 0
 
     def __len__(self) -> int:
@@ -60,28 +62,30 @@ class Line(Generic[P]):
     def tasks(self) -> list[P]:
         """All tasks in it, in order."""
         tasks = [entry[2] for entry in sorted(self._heap, key=lambda entry: entry[:2])] or self._fifo
-        return [task for task in tasks if task._seq]
+        return [task for task in tasks if task._seq > 0]
 
     def push(self, task: P) -> None:
-        """To the end of the line (of the tasks with its key)."""
-        task._place = WAITING
-        task._seq = self._next
-        self._next += 1
-        if self.ordered:
-            heapq.heappush(self._heap, (task._key, task._seq, task))
-        else:
+        """To the end of the line; where there are keys, behind all that are as urgent and were submitted before it."""
+        self._enter(task)
+        if not self.ordered:
             self._fifo.append(task)
 
     def push_front(self, tasks: Iterable[P]) -> None:
-        """Back to the front (of the tasks with their keys), *tasks* being in their old order."""
+        """Back to the front, *tasks* being in their old order; where there are keys, to where they stood."""
         for task in reversed(list(tasks)):
-            task._place = WAITING
-            task._seq = self._front
-            self._front -= 1
-            if self.ordered:
-                heapq.heappush(self._heap, (task._key, task._seq, task))
-            else:
+            self._enter(task)
+            if not self.ordered:
                 self._fifo.appendleft(task)
+
+    def _enter(self, task: P) -> None:
+        task._place = WAITING
+        if task._seq:
+            task._seq = abs(task._seq)
+        else:
+            task._seq = self._next
+            self._next += 1
+        if self.ordered:
+            heapq.heappush(self._heap, (task._key, task._seq, task))
 
     def pop(self) -> P | None:
         """The next task, WITHDRAWN ones included (the caller finishes those); None: the line is empty."""
@@ -92,20 +96,20 @@ class Line(Generic[P]):
                 task = heapq.heappop(self._heap)[2]
             else:
                 return None
-            if task._seq:
-                task._seq = 0
+            if task._seq > 0:
+                task._seq = -task._seq
                 return task
             self._stale -= 1
 
     def forget(self, task: P) -> None:
         """A withdrawn task does not count any more; its entry goes when it is met or when too many are stale."""
-        if not task._seq:
+        if task._seq <= 0:
             return
-        task._seq = 0
+        task._seq = -task._seq
         self._stale += 1
         if self._stale > STALE_KEPT and self._stale * 2 > len(self._fifo) + len(self._heap):
-            self._fifo = deque(each for each in self._fifo if each._seq)
-            self._heap = [entry for entry in self._heap if entry[2]._seq]
+            self._fifo = deque(each for each in self._fifo if each._seq > 0)
+            self._heap = [entry for entry in self._heap if entry[2]._seq > 0]
             heapq.heapify(self._heap)
             self._stale = 0
 
@@ -275,6 +279,15 @@ class Ledger(Generic[P]):
         """Take back what ``dispatch.steal`` says; the tasks stand at the front of the line again."""
         move = dispatch.steal(self.workers.values(), len(self.line))
         return [] if move is None else self.take_back(move.victim, move.tasks)
+
+    def overtake(self, task: P) -> list[P]:
+        """An urgent task came into the line: what was given last to a worker and is less urgent stands there again."""
+        behind = [
+            wid
+            for wid, holding in self.workers.items()
+            if holding.feeding and holding.held > 1 and holding.unstarted and holding.tasks[-1]._key > task._key
+        ]
+        return [back for wid in behind for back in self.take_back(wid, 1)]
 
     def take_back(self, wid: int, count: int) -> list[P]:
         """The last *count* tasks that worker has not started go back to the front of the line, in order."""
