@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -224,3 +225,24 @@ def keep_shared(size: int) -> int:
         memory[page] = 1
     kept.append(memory)
     return os.getpid()
+
+
+# --- limits of this process ---------------------------------------------------------------------------------
+
+
+def lower(what: int, value: int | None) -> None:
+    """Lower a limit, or with None put it back as high as it may be."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (hard if value is None else value, hard))
+
+
+def first_free() -> int:
+    """The number that the next descriptor gets; as the limit it leaves none."""
+    fd = os.dup(0)
+    os.close(fd)
+    return fd
+
+
+def address_space() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()

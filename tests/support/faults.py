@@ -6,6 +6,9 @@ import functools
 import itertools
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -164,3 +167,36 @@ class Account:
         assert not twice, f"ran more than once: {twice}"
         unrun = self.finished - runs.keys()
         assert not unrun, f"finished and never ran: {sorted(unrun)[:10]}"
+
+
+def run_script(name: str, code: str, *args: object, seconds: float = HANG_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run *code* as a program of its own, in which ``make(n)`` makes a pool of the variant."""
+    done = subprocess.run(script(name, code, *args), capture_output=True, text=True, timeout=seconds, env=environment())
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def script(name: str, code: str, *args: object) -> list[str]:
+    """The command line of such a program."""
+    channel, _, method = name.partition("-")
+    if channel == "native" and not _native.available:
+        pytest.skip(_native.why_not)
+    start = SCRIPT_START.format(native=channel == "native", method=method)
+    return [sys.executable, "-c", start + textwrap.dedent(code), *map(str, args)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.path.dirname(__file__), "PYTHONFAULTHANDLER": "1"}
+
+
+SCRIPT_START = """\
+import gc, os, resource, signal, sys, threading, time
+import multitask._native as _native
+if not {native}:
+    _native.available = False
+from fault_work import *
+from multitask import *
+from multitask.errors import *
+def make(*args, **kwargs):
+    return Pool(*args, start_method={method!r}, **kwargs)
+"""

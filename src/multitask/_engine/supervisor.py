@@ -74,6 +74,7 @@ class Supervisor:
                     self._staff.kill(hand)
                     self._core.remove_worker(hand.wid)
                     self._staff.bury(hand)
+            self._core.dispose()
             raise
         self._thread.start()
 
