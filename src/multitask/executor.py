@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from multitask._engine import clock, unread
+from multitask._engine import clock
 from multitask._engine.calls import check_pool
 from multitask._engine.core import CALL, STARCHUNK
 from multitask._engine.cpus import cpu_count
@@ -133,8 +133,24 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._engine.join()
             self._engine.callbacks.drain()
-            unread.report(self._core)
-            self._dropped.detach()
+            self._end()
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+        try:
+            if exc_type is None or not issubclass(exc_type, KeyboardInterrupt):
+                self.shutdown(wait=True)
+        finally:
+            # Ctrl-C, here or in the block: the standard library's workers get it too, which ends their calls.
+            if self._dropped.alive:
+                self._shutdown = True
+                self._engine.terminate()
+                self._engine.join()
+                self._engine.callbacks.drain(1.0)
+                self._end()
+
+    def _end(self) -> None:
+        self._engine.report()
+        self._dropped.detach()
 
     def __repr__(self) -> str:
         engine = self._engine

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine import unread
 from multitask._engine.callbacks import attach
 from multitask._engine.calls import check_pool
 from multitask._engine.cpus import cpu_count
@@ -71,7 +70,7 @@ class Pool(Calls):
         self._core = engine.core
         self._options = None
         self._submit = engine.core.submit
-        self._flows = Flows(engine.close)
+        self._flows = engine.flows = Flows(engine.close)
         self._state = "running"
         self._dropped = weakref.finalize(self, engine.abandon)
         self._dropped.atexit = False  # at exit the engine's own shutdown is in charge
@@ -116,7 +115,7 @@ class Pool(Calls):
         # A callback that blocks must not hold up the end of a pool that is being stopped.
         self._engine.callbacks.drain(1.0 if self._state == "terminated" else None)
         self._flows.excuse()
-        unread.report(self._core)
+        self._engine.report()
         self._dropped.detach()
 
     def __enter__(self) -> Pool:

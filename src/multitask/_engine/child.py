@@ -65,7 +65,10 @@ def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
         return end  # type: ignore[no-any-return]
     from multitask._engine.channels.pipe import ChildPipe
 
-    return PipeEnd(ChildPipe(fds))
+    end = PipeEnd(ChildPipe(fds))
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: setattr(end, "forked", True))
+    return end  # type: ignore[no-any-return]
 
 
 def _initialize(decoder: Decoder, parcel: Parcel, needs: Sequence[Any]) -> None:
@@ -78,12 +81,23 @@ def _initialize(decoder: Decoder, parcel: Parcel, needs: Sequence[Any]) -> None:
 
 def _print_whole_lines() -> None:
     # A worker lives long and may be killed: what it printed must not sit in its buffer until then.
-    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
-    for stream in streams:
+    for name in ("stdout", "stderr"):
+        stream: Any = getattr(sys, name)
         try:
             stream.reconfigure(line_buffering=True)
         except (AttributeError, ValueError, OSError):
-            continue
+            if stream is not None:
+                _to_descriptor(name)
+
+
+def _to_descriptor(name: str) -> None:
+    # A forked worker has the parent's stand-in (a notebook's, a StringIO), which would keep here what is printed here.
+    number = 1 if name == "stdout" else 2
+    try:
+        stream = open(number, "w", 1, "utf-8", "backslashreplace", closefd=False)  # noqa: SIM115
+    except OSError:
+        return
+    setattr(sys, name, stream)
 
 
 def _limit_memory(max_memory: int) -> None:
@@ -95,6 +109,17 @@ def _limit_memory(max_memory: int) -> None:
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _leave_forked() -> None:
+    """A child that a task forked has come back here: its parent is the worker, so it ends as a script would."""
+    streams: tuple[Any, ...] = (sys.stdout, sys.stderr)
+    for stream in streams:
+        try:
+            stream.flush()
+        except (AttributeError, ValueError, OSError):
+            pass
+    os._exit(0)
 
 
 def resident_bytes() -> int:
@@ -115,6 +140,7 @@ class PipeEnd:
         self._pipe = pipe
         self._kinds = kinds
         self.note = pipe.note
+        self.forked = False  # a task forked, and this is its child: the pipe is not ours
 
     def hello(self) -> None:
         """Report for work."""
@@ -141,7 +167,10 @@ class PipeEnd:
             elif kind == kinds.FORGET:
                 decoder.forget(message[1])
             elif kind == kinds.CALL:
-                pipe.send(*self._call(decoder, *message[1:]))
+                answer = self._call(decoder, *message[1:])
+                if self.forked:
+                    _leave_forked()
+                pipe.send(*answer)
                 tasks += 1
                 reason = None
                 if max_memory and resident_bytes() > max_memory:

@@ -10,7 +10,7 @@ Rule: the engine never refers to its pool, so that a dropped pool can be noticed
 from __future__ import annotations
 
 import threading
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multitask import _native, policies
 from multitask._engine import shutdown
@@ -18,6 +18,9 @@ from multitask._engine.callbacks import Callbacks
 from multitask._engine.core import GONE, RUNNING, Core
 from multitask._engine.supervisor import Supervisor
 from multitask._engine.unread import Failures
+
+if TYPE_CHECKING:
+    from multitask._engine.flow import Flows
 
 
 class Config(NamedTuple):
@@ -44,6 +47,7 @@ class Engine:
         self.processes = config.processes
         self.callbacks = Callbacks(config.name or "pool")
         self.state = "running"
+        self.flows: Flows | None = None  # the pool's streams
         self._ended = threading.Event()
         self._abandoned = False
         if config.kind == "inline":
@@ -85,7 +89,7 @@ class Engine:
 
     def terminate(self) -> None:
         """Cancel what waits and what runs, and end. Does not wait."""
-        if self.state != "terminated":
+        if self.state not in ("terminated", "disowned"):
             self.state = "terminated"
             self.core.close()
             if self._supervisor is None:
@@ -94,9 +98,28 @@ class Engine:
                 self.core.post(("terminate",))
 
     def abandon(self) -> None:
-        """Nobody holds the pool any more: finish what was given, then end. For finalizers: any thread, at any moment."""
+        """Nobody holds the pool any more: finish what was given, then end. For finalizers: any thread, any moment."""
         self._abandoned = True
         self.close()
+        # _on_end looks at _abandoned after it has set _ended: at least one of the two sees the other.
+        if self._ended.is_set() and self.state != "disowned":
+            self.callbacks.later(self.report)
+
+    def finish(self) -> None:
+        """The process ends: take on what streams over builtin containers still hold, then close."""
+        flows = self.flows
+        if flows is not None:
+            flows.close()
+            flows.stop("closed")
+        self.close()
+
+    def report(self) -> None:
+        """All is done: show the failures that nobody asked for, and be forgotten."""
+        from multitask._engine import unread
+
+        if self.state != "disowned":
+            unread.report(self.core)
+        shutdown.forget(self)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the work is done and the workers are gone; False when *timeout* seconds were not enough."""
@@ -104,20 +127,19 @@ class Engine:
 
     def disown(self) -> None:
         """In a child of os.fork(): nothing here belongs to this process."""
-        self.state = "terminated"
+        self.state = "disowned"
         disown = getattr(self.core, "disown", None)
         if disown is not None:
             disown()
         self._ended.set()
 
     def _on_end(self) -> None:
-        shutdown.forget(self)
-        if self._abandoned:
-            from multitask._engine import unread
-
-            self.callbacks.later(lambda: unread.report(self.core))
+        # Not forgotten yet: callbacks may still run, failures are unread.
+        self.flows = None  # breaks a cycle
         self.callbacks.close()
         self._ended.set()
+        if self._abandoned:
+            self.callbacks.later(self.report)
 
 
 def _core_for(config: Config, callbacks: Callbacks) -> Core:

@@ -52,7 +52,8 @@ def report(core: Core, title: str = "multitask") -> int:
     """
     failures = core.failures[:]
     del core.failures[: len(failures)]
-    unread = [task for task in failures if not task._asked]
+    # What was cancelled did not fail: somebody wanted it so.
+    unread = [task for task in failures if not (task._asked or task.cancelled())]
     if not unread:
         return 0
     lines = [_block(task, title) for task in unread[:LIMIT]]
