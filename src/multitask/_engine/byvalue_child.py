@@ -278,5 +278,9 @@ def cannot_rebuild(what: str, error: BaseException) -> Exception:
     return CannotTravel(
         f"{what} arrived but could not be rebuilt",
         why=f"{type(error).__name__}: {error}",
-        fix="check its __reduce__, __setstate__ or __init__: they run again where it arrives",
+        fix=(
+            "make the pool below what its module defines: a forked worker knows what was there at the fork"
+            if isinstance(error, AttributeError) and "Can't get attribute" in str(error)
+            else "check its __reduce__, __setstate__ or __init__: they run again where it arrives"
+        ),
     )
