@@ -16,9 +16,9 @@ def make(name: str, method: str) -> tuple[Any, Any]:
     import work
 
     if name == "multitask":
-        import multitask
+        from multitask import Pool  # names are loaded on first use; the others' imports load theirs at once
 
-        return lambda: multitask.Pool(2, start_method=method), lambda pool: pool.apply(work.f, (1,))
+        return lambda: Pool(2, start_method=method), lambda pool: pool.apply(work.f, (1,))
     import multiprocessing
 
     context = multiprocessing.get_context(method)

@@ -12,6 +12,7 @@ from typing import Any
 import processes
 import work
 from contenders import CONTENDERS, OURS, PROCESS_PEERS, installed
+
 from figures.calls import WORKERS
 from figures.figure import Figure, Goal, Report, Size, Value
 

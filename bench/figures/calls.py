@@ -8,6 +8,7 @@ from time import perf_counter
 
 import work
 from contenders import CONTENDERS, OURS, PROCESS_PEERS, THREAD_PEERS, Contender, consume
+
 from figures.figure import Figure, Goal, Report, Size, Value
 
 WORKERS = 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import work
 from contenders import CONTENDERS, OURS, PROCESS_PEERS
+
 from figures.calls import WARM_UP, WORKERS
 from figures.figure import Figure, Goal, Report, Size, Value
 

@@ -9,6 +9,7 @@ from time import perf_counter, sleep
 import processes
 import work
 from contenders import CONTENDERS, OURS, PROCESS_PEERS, Multitask
+
 from figures.calls import WORKERS
 from figures.figure import Figure, Goal, Report, Size, Value
 

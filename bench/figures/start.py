@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 
 from contenders import OURS
+
 from figures.figure import Figure, Goal, Report, Size, Value
 
 FIRST = Path(__file__).resolve().parent.parent / "first.py"

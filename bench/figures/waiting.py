@@ -14,6 +14,7 @@ from typing import Any
 import processes
 import work
 from contenders import CONTENDERS, OURS, Contender
+
 from figures.calls import WORKERS
 from figures.figure import Figure, Goal, Report, Size, Value
 

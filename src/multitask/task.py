@@ -50,6 +50,7 @@ class Task(concurrent.futures.Future[T]):
         _status: int
         _settled: bool
         _core: Core
+        _basket: Any
         _options: Options | None
         _site: Site | None
         _fn: Any

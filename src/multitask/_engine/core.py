@@ -11,13 +11,17 @@ while the core's lock is held. The second group belongs to the manager thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from multitask._engine.wire import Encoder
+    from typing import Protocol
+
     from multitask import task
+    from multitask._engine.wire import Encoder
 
     Task = task.Task[Any]
+else:
+    Protocol = object  # making a real one takes longer than the rest of this module
 
 CALL, CHUNK, STARCHUNK = 0, 1, 2
 PENDING, FINISHED, CANCELLED = 0, 1, 2

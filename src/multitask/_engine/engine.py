@@ -165,7 +165,7 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
     return PortableCore(encoder=encoder, policy=policy, task_type=config.task_class, callbacks=callbacks)
 
 
-SPIN_NS = 80_000  # how long a caller that waits looks at the lanes before it sleeps
+SPIN_NS = 100_000  # how long a caller that waits looks at the lanes before it sleeps
 
 
 def _encoder(config: Config) -> Any:

@@ -80,8 +80,7 @@ class Flow:
         self.buffer = plan.buffer
         self.line: collections.deque[Task[Any]] = collections.deque()  # ordered: tasks in the order of the items
         self.basket = None if plan.ordered else make_basket(core)
-        self.untaken: set[Task[Any]] = set()  # unordered: tasks that the consumer has not got yet
-        self.early: set[Task[Any]] = set()  # unordered: tasks that it got before they were in there
+        self.hungry = False  # the consumer waits for the feeder
         # Reentrant: a Stream may be collected, and so touch its Flow, in a thread that holds the lock.
         self.changed = threading.Condition(threading.RLock())
         self.pulled = 0  # items
@@ -126,7 +125,7 @@ class Flow:
         if self.finished or room < 1:
             return
         submit, fn, options, basket = self.core.submit, self.fn, self.options, self.basket
-        keep = self.line.append if basket is None else self._track
+        keep = self.line.append if basket is None else _leave
         before = self.pulled
         try:
             for item in itertools.islice(self.iterator or (), room):
@@ -169,31 +168,15 @@ class Flow:
     def _submit(self, items: list[Any]) -> None:
         mode, args = (CALL, (items[0],)) if self.chunk == 1 else (CHUNK, (items,))
         task = self.core.submit(self.fn, args, None, self.options, mode, self.basket)
-        with self.changed:
-            if self.basket is None:
-                self.line.append(task)
-            else:
-                self._track(task)
-            self.submitted += 1
-            if self.closed:
-                self.core.withdraw(task)
-            self.changed.notify_all()
-
-    def _track(self, task: Task[Any]) -> None:
-        if task in self.early:
-            self.early.remove(task)
-        else:
-            self.untaken.add(task)
-
-    def take(self) -> Task[Any]:
-        """Unordered: a settled task out of the basket; IndexError when there is none."""
-        task: Task[Any] = self.basket.ready.popleft()  # type: ignore[union-attr]
-        with self.changed:
-            if task in self.untaken:
-                self.untaken.remove(task)
-            else:
-                self.early.add(task)
-        return task
+        if self.basket is None:
+            self.line.append(task)
+        self.submitted += 1
+        if self.closed:
+            self.core.withdraw(task)
+        # First the count, then the look; the consumer does it crosswise before it sleeps.
+        if self.hungry:
+            with self.changed:
+                self.changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
         """Pull nothing more; what was submitted goes on, and *error* follows it."""
@@ -209,6 +192,8 @@ class Flow:
 
     def await_permission(self) -> bool:
         """For the feeder: wait until a chunk may be pulled; False when nothing more is wanted."""
+        if not (self.closed or self.finished) and self.allowed - self.pulled >= self.chunk:
+            return True
         with self.changed:
             while not (self.closed or self.finished or self.allowed - self.pulled >= self.chunk):
                 self.changed.wait()
@@ -230,8 +215,14 @@ class Flow:
                 task._asked = True
 
     def _unread(self) -> list[Task[Any]]:
-        with self.changed:
-            return [*self.line, *self.untaken]
+        """What was submitted and has not been taken."""
+        if self.basket is None:
+            return list(self.line)
+        return [*self.basket.ready, *(task for task in self.core.pending() if task._basket is self.basket)]
+
+
+def _leave(task: Task[Any]) -> None:
+    """Unordered: the basket gets the task when it is settled."""
 
 
 def _feed(flow: Flow) -> None:

@@ -13,12 +13,13 @@ from multitask import _native
 from multitask._engine import child
 from multitask._engine.core import Core
 from multitask._engine.cpus import cpu_count
+from multitask._engine.workers.process import start_worker
 
 if TYPE_CHECKING:
     from multitask._engine.engine import Config
 
 STARTING, READY, LEAVING = "starting", "ready", "leaving"
-WORKER_SPIN_NS = 80_000  # how long an idle worker looks at its lane before it sleeps
+WORKER_SPIN_NS = 100_000  # how long an idle worker looks at its lane before it sleeps
 
 
 class Hand:
@@ -86,8 +87,6 @@ class Staff:
         return Hand(wid, name, worker, channel)
 
     def _process(self, wid: int, name: str) -> Hand:
-        from multitask._engine.workers.process import start_worker
-
         channel, fds, kind = self._channel()
         try:
             inherited = self._core.encoder if self._method == "fork" else None

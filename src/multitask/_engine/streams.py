@@ -102,7 +102,7 @@ class Stream(Iterator[T]):
                         return line.popleft()
             elif basket.ready:
                 self._taken += 1
-                return flow.take()
+                return basket.ready.popleft()  # type: ignore[no-any-return]
             elif flow.submitted > self._taken:
                 target = basket
             left = None if until is None else until - clock.monotonic()
@@ -117,12 +117,16 @@ class Stream(Iterator[T]):
         flow = self._flow
         self._grant()
         with flow.changed:
-            if flow.submitted > self._taken:
-                return
-            if not flow.finished:
-                if not flow.changed.wait(timeout):
-                    raise self._too_late(timeout)
-                return
+            flow.hungry = True
+            try:
+                if flow.submitted > self._taken:
+                    return
+                if not flow.finished:
+                    if not flow.changed.wait(timeout):
+                        raise self._too_late(timeout)
+                    return
+            finally:
+                flow.hungry = False
             error, flow.error = flow.error, None
         if self._progress is not None:
             self._progress.finish()

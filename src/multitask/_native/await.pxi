@@ -87,7 +87,7 @@ cdef class Waiter(Submitter):
         """Look for replies for a short while without the GIL. Lanes are only dropped with the GIL held, so keep them."""
         cdef mt_slot *slots[16]
         cdef uint64_t wanted[16]
-        cdef int n = 0, i
+        cdef int n = 0, i, k
         cdef bint got = False
         cdef uint64_t end
         cdef Lane lane
@@ -102,11 +102,15 @@ cdef class Waiter(Submitter):
         with nogil:
             end = mt_now_ns() + self.caller_spin_ns
             while not got and mt_now_ns() < end:
-                for i in range(n):
-                    if mt_load64(<a64 *> slots[i]) == wanted[i]:
-                        got = True
+                for k in range(64):
+                    for i in range(n):
+                        if mt_load64(<a64 *> slots[i]) == wanted[i]:
+                            got = True
+                    if got:
                         break
-                mt_relax()
+                    mt_relax()
+                if not got:
+                    sched_yield()      # the worker may be waiting for this very processor
         return got
 
     cdef int pause(self, int64_t ns) except -1:

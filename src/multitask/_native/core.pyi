@@ -1,6 +1,6 @@
 """Types of the compiled core; what the names mean stands in its docstrings and in README.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import CodeType
 from typing import Any
 
@@ -13,6 +13,7 @@ class TaskBase:
     _status: int
     _settled: bool
     _core: Any
+    _basket: Any
     _site: tuple[CodeType, int] | None
     def result(self, timeout: float | None = None) -> Any: ...
     def done(self) -> bool: ...
@@ -21,6 +22,7 @@ class TaskBase:
 
 class Ready:
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
     def popleft(self) -> Any: ...
 
 class Basket:
@@ -108,4 +110,5 @@ class WorkerEnd:
     def take_by_hand(self, decoder: Any) -> Any: ...
     def finish_by_hand(self, decoder: Any, value: Any, ok: bool = True) -> bool: ...
 
+def adopt_orphans() -> bool: ...
 def set_kill_point(step: int, after: int) -> None: ...

@@ -15,6 +15,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/memfd.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
@@ -280,6 +281,8 @@ static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_n
                 if (mt_something(ring, seq)) return 0;
                 mt_relax();
             }
+            /* The other side may be waiting for this very processor. */
+            sched_yield();
         } while (mt_now_ns() < end);
     }
     atomic_store_explicit(&ring->consumer_asleep, 1, memory_order_relaxed);
@@ -408,6 +411,13 @@ static inline int mt_pwrite_all(int fd, const void *data, size_t size, off_t off
         offset += n;
     }
     return 0;
+}
+
+static inline void mt_populate_read(void *at, size_t size) {
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+    (void)madvise(at, size, MADV_POPULATE_READ); /* Linux 5.14; without it the pages are mapped one by one */
 }
 
 static inline void mt_seal(int fd) {

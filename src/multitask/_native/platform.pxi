@@ -86,6 +86,7 @@ cdef extern from "lane.h" nogil:
     int mt_send_fd(int sock, int fd, int flags)
     int mt_recv_fd(int sock, int flags)
     int mt_pwrite_all(int fd, const void *data, size_t size, int64_t offset)
+    void mt_populate_read(void *at, size_t size)
     void mt_seal(int fd)
     uint32_t mt_load32(a32 *p)
     void mt_store32(a32 *p, uint32_t v)

@@ -143,7 +143,7 @@ cdef class WorkerEnd:
             fd = mt_recv_fd(self.sock, 0)
             if fd < 0:
                 raise OSError(-fd, "a large argument could not be received (open files exhausted?)")
-            return map_segment(fd, slot.spare)
+            return map_segment(fd, slot.spare, True)
         return PyBytes_FromStringAndSize(<const char *> mt_content(&self.m.requests, slot) + skip, slot.length - skip)
 
     cdef int define(self, decoder, mt_slot *slot) except -1:
@@ -374,6 +374,16 @@ cdef int leave_forked() except -1:
         except (AttributeError, ValueError, OSError):
             pass
     os._exit(0)
+
+
+def adopt_orphans():
+    """Become the parent of descendants whose own parent ended (prctl(2), PR_SET_CHILD_SUBREAPER); True if it worked."""
+    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+cdef extern from "<sys/prctl.h>" nogil:
+    int PR_SET_CHILD_SUBREAPER
+    int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
 
 
 def set_kill_point(int step, long after):

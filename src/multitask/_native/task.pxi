@@ -60,6 +60,10 @@ cdef class TaskBase:
         return self.status != S_PENDING
 
     @property
+    def _basket(self):
+        return self.basket
+
+    @property
     def _core(self):
         return self.core
 
@@ -237,6 +241,9 @@ cdef class Ready:
 
     def __len__(self):
         return len(self.turned) + len(self.basket.arrived)
+
+    def __iter__(self):
+        return iter([*reversed(self.turned), *self.basket.arrived])
 
     def popleft(self):
         if not self.turned:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from multitask import _native
 from multitask._engine.workers import lifeline
 
 MARKER = "MULTITASK_WORKER"
@@ -57,7 +58,7 @@ def lead_a_group() -> None:
 def prepare() -> None:
     """Load what a forked child needs, so that not each of them has to."""
     global _prctl
-    if _prctl is None and sys.platform == "linux":
+    if _prctl is None and sys.platform == "linux" and not _native.available:
         try:
             import _ctypes  # ctypes around it takes as long to load as all the rest of a forked worker's start
 
@@ -69,6 +70,8 @@ def prepare() -> None:
 
 def adopt_orphans() -> bool:
     """Become the parent of descendants whose own parent ended, so that they are found when the tree is killed."""
+    if _native.available:
+        return _native.core.adopt_orphans()
     prepare()
     return _prctl is not None and _prctl((_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
 
