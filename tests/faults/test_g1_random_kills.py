@@ -16,6 +16,7 @@ from fault_work import (
     die_at,
     die_first_time,
     length,
+    nap_and_record,
     never,
     never_after_record,
     note_and_die,
@@ -39,7 +40,8 @@ def kill_at_random(name: str, path: str, kills: int, seed: int) -> None:
         ready_workers(pool, 2)
         for _ in range(kills):
             tasks = {
-                number: pool.submit(record, path, number) for _, number in zip(range(12), account.numbers, strict=False)
+                number: pool.submit(nap_and_record, path, number, 0.0005)
+                for _, number in zip(range(12), account.numbers, strict=False)
             }
             victims = workers(pool)
             until = time.monotonic() + chance.random() ** 2 * 0.004
