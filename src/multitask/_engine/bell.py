@@ -66,8 +66,12 @@ class Sleeper:
 
     def __init__(self) -> None:
         self.bell = Bell()
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self.bell, READ, None)
+        try:
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self.bell, READ, None)
+        except BaseException:
+            self.bell.close()
+            raise
         self.ring = self.bell.ring
 
     def add(self, fd: int, what: int, tag: Any) -> None:

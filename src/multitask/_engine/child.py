@@ -9,6 +9,7 @@ Few imports: each of them is paid at the start of every worker.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,8 @@ def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
         end.broken(decoder.dump_error(error))
         return 1
     end.hello()
+    # Needed to report errors, also when no descriptor is left to load it with; while the parent sends the first call.
+    importlib.import_module("multitask._engine.byvalue_report")
     end.serve(decoder, spec["maxtasksperchild"] or 0, max_memory)
     return 0
 
@@ -140,6 +143,9 @@ class PipeEnd:
         self._pipe = pipe
         self._kinds = kinds
         self.note = pipe.note
+        self._resident = resident_bytes()
+        self._growth = 0  # the most that one task has added to it
+        self._starved = False  # a task ran out of memory
         self.forked = False  # a task forked, and this is its child: the pipe is not ours
 
     def hello(self) -> None:
@@ -173,7 +179,7 @@ class PipeEnd:
                 pipe.send(*answer)
                 tasks += 1
                 reason = None
-                if max_memory and resident_bytes() > max_memory:
+                if max_memory and self._is_fat(max_memory):
                     reason = "max_memory"
                 elif tasks == max_tasks:
                     reason = "maxtasksperchild"
@@ -181,12 +187,21 @@ class PipeEnd:
                     pipe.send(kinds.BYE, reason)
                     return reason
 
+    def _is_fat(self, most: int) -> bool:
+        # Would another task like the greediest so far go beyond it? Then this worker has to go first.
+        resident = resident_bytes()
+        if self._resident:
+            self._growth = max(self._growth, resident - self._resident)
+        self._resident = resident
+        return self._starved or resident + self._growth > most
+
     def _call(self, decoder: Decoder, number: int, mode: int, parcel: Parcel) -> tuple[int, Parcel]:
         try:
             call: Any = decoder.load(parcel)
             fn, args, kwargs = (decoder.function(number), *call) if number else call
             return self._kinds.OK, decoder.dump(self._run(mode, fn, args, kwargs))
         except BaseException as error:
+            self._starved = self._starved or isinstance(error, MemoryError)
             return self._kinds.ERROR, decoder.dump_error(error)
 
     def _run(self, mode: int, fn: Any, args: Any, kwargs: Any) -> Any:

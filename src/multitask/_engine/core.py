@@ -53,6 +53,7 @@ class Removed(NamedTuple):
 
 class Core(Protocol):
     failures: list[Any]
+    broken: BaseException | None  # why submit refuses, when the pool could not go on
 
     @property
     def encoder(self) -> Encoder | None: ...

@@ -71,6 +71,7 @@ class PortableCore:
         self.encoder = encoder
         self.callbacks = callbacks
         self.closed = False
+        self.broken: BaseException | None = None
         self.failures: list[Any] = [] if callbacks is None else Failures(callbacks)
         self._task_type = task_type
         self._policy = None if policy is None or isinstance(policy, FIFO) else policy
@@ -114,6 +115,8 @@ class PortableCore:
         basket: Any = None,
     ) -> Any:
         """Put a call into the line; returns its Task, settled already when the call cannot be encoded."""
+        if self.broken is not None:
+            raise self.broken.with_traceback(None)
         if self.closed:
             if self._inherited:
                 raise _inherited()

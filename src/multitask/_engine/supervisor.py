@@ -302,6 +302,7 @@ class Supervisor:
         self._over = True
 
     def _break(self, error: PoolBroken) -> None:
+        self._core.broken = error
         self._core.close()
         for task in (*self._core.pending(), *self._resting):
             self._core.settle(task, FINISHED, False, error)

@@ -54,6 +54,7 @@ class NativeCore:
     encoder: Any
     failures: list[Any]
     fixed_depth: int
+    broken: BaseException | None
     @property
     def unfinished(self) -> int: ...
     @property

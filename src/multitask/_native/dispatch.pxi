@@ -49,6 +49,7 @@ cdef class Books:
     # what the manager has to look at
     cdef list sent, failed, slow, hooked, ready, farewells, posts
     cdef bint told_idle
+    cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
     cdef object manager_thread
 

@@ -229,7 +229,7 @@ cdef class NativeCore(Waiter):
     def started(self, TaskBase task):
         """time.monotonic() at which a worker started the call, or None."""
         cdef uint64_t at
-        if task.wid < 0:
+        if task.wid < 0 or self.inherited:
             return None
         lane = <Lane> self.by_wid[task.wid]
         at = mt_load64(&mt_slot_of(&(<Lane> lane).m.requests, task.seq).start_ns)
@@ -237,11 +237,16 @@ cdef class NativeCore(Waiter):
 
     def condemn(self, TaskBase task):
         """The worker that runs *task* starts nothing after it any more; its number, or None when nobody runs it."""
-        if task.wid < 0:
+        cdef Lane lane
+        if task.wid < 0 or self.inherited:
             return None
-        if mt_condemn(&(<Lane> self.by_wid[task.wid]).m.requests, task.seq):
-            return task.wid
-        return None
+        lane = <Lane> self.by_wid[task.wid]
+        if not mt_condemn(&lane.m.requests, task.seq):
+            return None
+        lane.state = L_LEAVING
+        self.take_back(lane, MT_SLOTS)
+        self.refill_now()
+        return lane.wid
 
     def close(self):
         """Take no more calls; reports ("idle",) once all is settled."""

@@ -19,6 +19,8 @@ cdef class WorkerEnd:
     cdef object last_function
     cdef bint noted
     cdef uint64_t looked_ns
+    cdef int64_t growth          # the most that one task has added to what this process occupies
+    cdef bint starved            # a task ran out of memory
     cdef long page_size
     cdef public bint forked      # a task forked, and this is its child: the lane is not ours
 
@@ -50,6 +52,7 @@ cdef class WorkerEnd:
 
     def hello(self):
         """Report for work."""
+        self.look(mt_now_ns())
         self.publish(K_HELLO, F_PLAIN, <const unsigned char *> b"\x00", 1, None, 0, 0)
 
     def broken(self, parcel):
@@ -91,7 +94,7 @@ cdef class WorkerEnd:
             if kind == K_CALL:
                 now = self.call(decoder, slot, now)
                 tasks += 1
-                if max_memory and self.look(now) > max_memory:
+                if max_memory and self.is_fat(now, max_memory):
                     return self.leave("max_memory")
                 if tasks == max_tasks:
                     return self.leave("maxtasksperchild")
@@ -106,6 +109,13 @@ cdef class WorkerEnd:
             self.seq += 1
             if kind == K_STOP:
                 return "stop"
+
+    cdef bint is_fat(self, uint64_t now, int64_t most):
+        """Would another task like the greediest so far go beyond *most* bytes? Then this worker has to go first."""
+        cdef int64_t before = mt_load64(&self.m.resident_bytes), resident = self.look(now)
+        if before and resident - before > self.growth:
+            self.growth = resident - before
+        return self.starved or resident + self.growth > most
 
     cdef str leave(self, str reason):
         cdef bytes text = b"\x07" + len(reason).to_bytes(4, "little") + reason.encode()
@@ -216,6 +226,7 @@ cdef class WorkerEnd:
                 leave_forked()
             now = mt_now_ns()
             error.__traceback__ = users_part(error.__traceback__)
+            self.starved = self.starved or isinstance(error, MemoryError)
             self.publish_error(decoder, error, self.seq, now - began)
         else:
             now = mt_now_ns()

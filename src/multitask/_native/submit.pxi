@@ -62,6 +62,8 @@ cdef class Submitter(Collector):
         return task
 
     cdef int refuse(self) except -1:
+        if self.broken is not None:
+            raise self.broken.with_traceback(None)
         if self.inherited:
             raise PoolClosed("this pool belongs to the parent process", why="it was inherited through os.fork()",
                              fix="make a pool of its own in the child")

@@ -30,6 +30,7 @@ class InlineCore:
     def __init__(self, *, task_type: type[Any] = TaskBase, callbacks: Any = None) -> None:
         self.callbacks = callbacks
         self.closed = False
+        self.broken: BaseException | None = None
         self.failures: list[Any] = [] if callbacks is None else Failures(callbacks)
         self._task_type = task_type
         self._lock = threading.RLock()  # settling; several threads may submit
