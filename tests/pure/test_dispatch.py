@@ -52,6 +52,13 @@ def test_an_idle_worker_causes_half_of_the_longest_tail_to_move(workers: list[Wo
     assert move.tasks == min(victim.unstarted, longest // 2) > 0
 
 
+def test_the_most_loaded_worker_gives() -> None:
+    workers = [Worker(1), Worker(2, held=3, unstarted=2), Worker(3, held=5, unstarted=4)]
+    assert dispatch.steal(workers, 0) == (3, 2)
+    assert dispatch.steal(workers[::-1], 0) == (3, 2)
+    assert dispatch.steal(workers, 1) is None
+
+
 def test_a_workers_only_task_stays_where_it_is() -> None:
     assert dispatch.steal([Worker(1), Worker(2, held=1, unstarted=1)], 0) is None
 

@@ -306,3 +306,63 @@ def test_a_task_withdrawn_before_it_enters_never_enters() -> None:
     assert ledger.withdraw(task) == TAKEN_BACK
     assert not ledger.submit(task)
     assert len(ledger.line) == 0
+
+
+def test_a_running_task_is_not_taken_back() -> None:
+    ledger: Ledger[Piece] = Ledger(depth=2)
+    first, second = Piece(1), Piece(2)
+    ledger.submit(first)
+    ledger.submit(second)
+    ledger.add_worker(7)
+    ledger.ready(7)
+    assert ledger.feed() == [(7, first), (7, second)]
+    ledger.start(first)
+    assert ledger.withdraw(first) == RUNNING
+    assert ledger.withdraw(second) == TAKEN_BACK
+    ledger.settled(second)
+    assert ledger.withdraw(second) == GONE
+    assert ledger.counts() == (0, 1, 1)
+    assert ledger.remove_worker(7) == ([first], [])
+
+
+def test_what_a_dead_worker_had_not_started_goes_before_what_waits() -> None:
+    ledger: Ledger[Piece] = Ledger(depth=3)
+    tasks = [Piece(number) for number in range(4)]
+    for task in tasks:
+        ledger.submit(task)
+    ledger.add_worker(7)
+    ledger.ready(7)
+    ledger.feed()
+    ledger.start(tasks[0])
+    assert ledger.remove_worker(7) == (tasks[:1], tasks[1:3])
+    assert ledger.line.tasks() == tasks[1:]
+
+
+def test_an_urgent_task_overtakes_what_is_prefetched_and_less_urgent() -> None:
+    ledger: Ledger[Piece] = Ledger(ordered=True, depth=3)
+    first, second, third, urgent = Piece(1, 5.0), Piece(2, 5.0), Piece(3, 5.0), Piece(4, 1.0)
+    for task in (first, second, third):
+        ledger.submit(task)
+    ledger.add_worker(7)
+    ledger.ready(7)
+    ledger.feed()
+    ledger.start(first)
+    ledger.submit(urgent)
+    assert ledger.overtake(urgent) == [third]
+    assert ledger.line.tasks() == [urgent, third]
+    assert ledger.feed() == [(7, urgent)]
+
+
+def test_equally_urgent_tasks_keep_the_order_in_which_they_were_submitted() -> None:
+    ledger: Ledger[Piece] = Ledger(ordered=True, depth=2)
+    tasks = [Piece(number) for number in range(3)]
+    for task in tasks:
+        ledger.submit(task)
+    ledger.add_worker(7)
+    ledger.ready(7)
+    ledger.feed()
+    ledger.start(tasks[0])
+    ledger.set_aside(tasks[0])
+    ledger.requeue(tasks[0])
+    ledger.take_back(7, 1)
+    assert ledger.line.tasks() == tasks
