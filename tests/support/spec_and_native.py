@@ -18,7 +18,7 @@ from typing import Any
 from played_workers import Codec, Hand, Piece, outcome, work
 
 from multitask._engine import ledger as lg
-from multitask._engine.core import CANCELLED, FINISHED, Options
+from multitask._engine.core import CANCELLED, FINISHED, GONE, TAKEN_BACK, Options
 from multitask._engine.ledger import Ledger
 from multitask._native.core import NativeCore
 from multitask.task import task_class
@@ -134,9 +134,17 @@ class Pair:
         assert self.core.condemn(piece.native) == self.ledger.condemn(piece) == wid
         self.core.settle(piece.native, CANCELLED, False, ValueError("condemned"))
         piece.outcome = ("cancelled", None)
+        self.hands[wid].stopped = True
+        self.ledger.take_back(wid, 10**6)
+        self.refill()
+        self.take()
         if b % 4 >= 2:  # it gets through and publishes an outcome, which does not count any more
             assert not self.hands[wid].end.finish_by_hand(self.codec, piece.number, True)
-        self.remove(wid)
+            self.hands[wid].answers.append((piece, True))
+            self.collected()
+            self.attend()
+        if b % 8 >= 4:  # its death is noticed at once, or in the course of time
+            self.remove(wid)
 
     def die(self, a: int, b: int) -> None:
         """A worker ends by itself; what it has published still counts."""
@@ -204,8 +212,8 @@ class Pair:
                     self.ledger.set_aside(piece)
                     continue
                 self.ledger.settled(piece)
-                assert piece.outcome is None
-                piece.outcome = ("ok", piece.number) if ok else ("error", str(piece.number))
+                if piece.outcome is None:
+                    piece.outcome = ("ok", piece.number) if ok else ("error", str(piece.number))
             hand.answers.clear()
 
     def attend(self) -> None:
@@ -215,9 +223,10 @@ class Pair:
                 self.aside.append(piece)
 
     def withdraw_both(self, piece: Piece) -> None:
-        said = self.ledger.withdraw(piece)
+        # A condemned task is settled while its worker still holds it: the core looks at the outcome first.
+        said = GONE if piece.outcome else self.ledger.withdraw(piece)
         assert self.core.withdraw(piece.native) == said
-        if said == 1:
+        if said == TAKEN_BACK:
             self.ledger.settled(piece)
             piece.outcome = ("cancelled", None)
 
@@ -306,7 +315,7 @@ class Pair:
             assert pending[len(held) :] == line
         unsettled = 0
         for piece in self.pieces:
-            started = piece._place == lg.STARTED
+            started = piece._place == lg.STARTED and piece.outcome is None
             unsettled += piece.outcome is None
             assert self.core.running(piece.native) == started, f"{piece}: runs on one side only"
             assert (self.core.started(piece.native) is not None) == started
