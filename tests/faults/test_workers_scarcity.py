@@ -79,15 +79,7 @@ def test_no_descriptors_for_a_worker_for_ever(name: str) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name, marks=[pytest.mark.xfail(strict=False, reason="one eventfd leaks")] if "pipe" in name else []
-        )
-        for name in CHANNELS
-    ],
-)
+@pytest.mark.parametrize("name", CHANNELS)
 def test_no_descriptors_for_a_new_pool(name: str) -> None:
     """The constructor raises, leaves nothing behind, and the next one works."""
     run_script(

@@ -19,6 +19,7 @@ cdef class WorkerEnd:
     cdef object last_function
     cdef bint noted
     cdef uint64_t looked_ns
+    cdef int64_t resident        # after the last task, where max_memory is set
     cdef int64_t growth          # the most that one task has added to what this process occupies
     cdef bint starved            # a task ran out of memory
     cdef long page_size
@@ -52,7 +53,7 @@ cdef class WorkerEnd:
 
     def hello(self):
         """Report for work."""
-        self.look(mt_now_ns())
+        self.resident = self.look(mt_now_ns())
         self.publish(K_HELLO, F_PLAIN, <const unsigned char *> b"\x00", 1, None, 0, 0)
 
     def broken(self, parcel):
@@ -112,9 +113,10 @@ cdef class WorkerEnd:
 
     cdef bint is_fat(self, uint64_t now, int64_t most):
         """Would another task like the greediest so far go beyond *most* bytes? Then this worker has to go first."""
-        cdef int64_t before = mt_load64(&self.m.resident_bytes), resident = self.look(now)
-        if before and resident - before > self.growth:
-            self.growth = resident - before
+        cdef int64_t resident = self.look(now)
+        if self.resident and resident - self.resident > self.growth:
+            self.growth = resident - self.resident
+        self.resident = resident
         return self.starved or resident + self.growth > most
 
     cdef str leave(self, str reason):
