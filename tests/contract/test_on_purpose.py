@@ -124,7 +124,7 @@ def test_an_unread_failure_is_shown(kind, capfd):
         pool.submit(int, "no number")
     shown = capfd.readouterr().err
     assert "ValueError: invalid literal" in shown
-    assert "test_differences.py" in shown
+    assert "test_on_purpose.py" in shown
 
 
 @BOTH
