@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "tools" / "mutants.toml"
 NATIVE_SUFFIXES = {".pyx", ".pxd", ".pxi", ".h", ".c"}
-TIMEOUT_SECONDS = 60  # of one test: pytest ends it, and it is red
+TIMEOUT_SECONDS = 40  # of one test: pytest ends it, and it is red
 SECONDS = 240  # for the whole run of the tests that belong to a fault
 MARK = "MULTITASK_MUTANTS"  # in the environment of all that runs in a copy
 RED, GREEN, HUNG = "red", "green", "it hung, and no timeout of its own ended it"
