@@ -120,7 +120,8 @@ class Copy:
     def run(self, test: str, environment: dict[str, str]) -> tuple[str, str]:
         """Run *test*; returns RED, GREEN or HUNG, or what kept it from running, and the output."""
         pytest = [self.python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-        pytest += [f"--timeout={TIMEOUT_SECONDS}", "-o", "faulthandler_timeout=0", test]
+        # By thread: it ends the process, which might otherwise hang on at its exit.
+        pytest += [f"--timeout={TIMEOUT_SECONDS}", "--timeout-method=thread", "-o", "faulthandler_timeout=0", test]
         command = test.split() if test.startswith("make ") else pytest
         process = subprocess.Popen(
             command,
