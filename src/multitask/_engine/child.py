@@ -104,13 +104,20 @@ def _to_descriptor(name: str) -> None:
 
 
 def _limit_memory(max_memory: int) -> None:
-    """Let allocations beyond *max_memory* bytes of private memory fail with MemoryError (setrlimit(2), RLIMIT_DATA)."""
+    """Let allocations that would take this process beyond *max_memory* bytes fail with MemoryError.
+
+    The limit is one of private writable memory, touched or not (setrlimit(2), RLIMIT_DATA). A forked worker has
+    inherited much of that from its parent, so what counts is what it may add to what it occupies now.
+    """
     try:
         import resource
     except ImportError:
         return
     hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    limit = max_memory if hard == resource.RLIM_INFINITY else min(max_memory, hard)
+    resident, data = _memory()
+    limit = data + max(0, max_memory - resident)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
@@ -127,11 +134,18 @@ def _leave_forked() -> None:
 
 def resident_bytes() -> int:
     """What this process occupies of the machine's memory now; 0 where that cannot be found out."""
+    return _memory()[0]
+
+
+def _memory() -> tuple[int, int]:
+    # (resident, private and writable) in bytes; proc(5), statm
     try:
         with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            pages = statm.read().split()
+        size = os.sysconf("SC_PAGE_SIZE")
+        return int(pages[1]) * size, int(pages[5]) * size
     except (OSError, ValueError, IndexError):
-        return 0
+        return 0, 0
 
 
 class PipeEnd:
