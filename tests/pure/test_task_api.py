@@ -116,6 +116,9 @@ class Failed:
         self._asked = True
         return False, self.error
 
+    def cancelled(self):
+        return False
+
     def _submitted_at(self):
         frame = sys._getframe()
         return frame.f_code, frame.f_lasti
