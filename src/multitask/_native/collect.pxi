@@ -139,6 +139,8 @@ cdef class Collector(Books):
         task.value = value
         task.kind = kind
         task.wid = NOWHERE
+        if not PyObject_GC_IsTracked(<PyObject *> task):
+            PyObject_GC_Track(<PyObject *> task)
         self.unfinished -= 1
         self.settled += 1
         if task.condition is not None:

@@ -193,6 +193,9 @@ cdef extern from "Python.h":
     PyObject *PyFunction_GET_KW_DEFAULTS(object f)
     PyObject *PyCell_GET(PyObject *cell)
     unsigned long PyThread_get_thread_ident() nogil
+    void PyObject_GC_UnTrack(PyObject *o)
+    void PyObject_GC_Track(PyObject *o)
+    int PyObject_GC_IsTracked(PyObject *o)
     void raw_incref "Py_INCREF"(PyObject *o)
     void raw_decref "Py_DECREF"(PyObject *o)
     void raw_xdecref "Py_XDECREF"(PyObject *o)

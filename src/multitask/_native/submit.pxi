@@ -20,6 +20,9 @@ cdef class Submitter(Collector):
         if self.closed:
             self.refuse()
         task = <TaskBase> mt_new(<PyTypeObject *> self.task_class, EMPTY)
+        # Until it is settled the books hold it, so it cannot be garbage, and the collector of garbage need not walk
+        # over a million waiting tasks again and again.
+        PyObject_GC_UnTrack(<PyObject *> task)
         task.core = self
         task._fn = fn
         task.mode = mode
