@@ -13,7 +13,7 @@ from multitask.errors import CannotTravel, MultitaskError, RemoteTraceback
 ERRORS = """
 import traceback, dataclasses
 from multitask.errors import MultitaskError, RemoteTraceback, WorkerLost
-from multitask._engine.byvalue_errors import RemoteError
+from multitask._engine.byvalue.errors import RemoteError
 class TwoArgs(Exception):
     def __init__(self, code, text):
         super().__init__(f"{code}: {text}")

@@ -52,7 +52,7 @@ def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
         return 1
     end.hello()
     # Needed to report errors, also when no descriptor is left to load it with; while the parent sends the first call.
-    importlib.import_module("multitask._engine.byvalue_report")
+    importlib.import_module("multitask._engine.byvalue.report")
     end.serve(decoder, spec["maxtasksperchild"] or 0, max_memory)
     return 0
 

@@ -15,13 +15,13 @@ from pickle import dumps
 from types import FunctionType
 from typing import Any
 
-from multitask._engine.byvalue import ABSENT, PROTOCOL, homes, importable, is_plain_builtin
-from multitask._engine.byvalue_child import Decoder, cannot_rebuild, loads
-from multitask._engine.byvalue_define import Definitions
-from multitask._engine.byvalue_graph import Definition, FunctionRef, Need, Parcel
-from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import DESK_BYTES, Desk, is_plain, names_main
-from multitask._engine.byvalue_reducers import CACHED_TYPE
+from multitask._engine.byvalue.child import Decoder, cannot_rebuild, loads
+from multitask._engine.byvalue.define import Definitions
+from multitask._engine.byvalue.graph import Definition, FunctionRef, Need, Parcel
+from multitask._engine.byvalue.home import ABSENT, PROTOCOL, homes, importable, is_plain_builtin
+from multitask._engine.byvalue.paths import explanation, roots
+from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names_main
+from multitask._engine.byvalue.reducers import CACHED_TYPE
 
 __all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
 
@@ -149,7 +149,7 @@ class Encoder:
 
     def load_error(self, parcel: Parcel) -> BaseException:
         """The worker's error, its traceback there chained as the cause. Never raises."""
-        from multitask._engine.byvalue_report import read_error
+        from multitask._engine.byvalue.report import read_error
 
         return read_error(parcel)
 

@@ -21,12 +21,12 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine import byvalue
-from multitask._engine.byvalue import importable, importable_module
-from multitask._engine.byvalue_classes import builtin_type_name, fill_class, is_python_class, make_class
+from multitask._engine.byvalue import home
+from multitask._engine.byvalue.classes import builtin_type_name, fill_class, is_python_class, make_class
+from multitask._engine.byvalue.home import importable, importable_module
 
 if TYPE_CHECKING:
-    from multitask._engine.byvalue_pickle import ValuePickler
+    from multitask._engine.byvalue.pickling import ValuePickler
 
 
 def _function(pickler: ValuePickler, fn: Any) -> Any:
@@ -39,11 +39,11 @@ def _function(pickler: ValuePickler, fn: Any) -> Any:
 
 _OWN = frozenset(
     {
-        byvalue.make_function,
-        byvalue.fill_function,
-        byvalue.make_cell,
-        byvalue.resolve,
-        byvalue.inherited,
+        home.make_function,
+        home.fill_function,
+        home.make_cell,
+        home.resolve,
+        home.inherited,
         make_class,
         fill_class,
     }
@@ -63,7 +63,7 @@ def reduce_any_class(pickler: ValuePickler, cls: type) -> Any:
 
 def _module(pickler: ValuePickler, module: ModuleType) -> Any:
     if module is sys.modules["__main__"]:
-        return byvalue.main_module, ()
+        return home.main_module, ()
     name = module.__name__
     if sys.modules.get(name) is module and importable_module(name, module):
         return import_module, (name,)
@@ -183,7 +183,7 @@ def _make_named(kind: Any, module: str, name: str, *more: Any) -> Any:
 
 
 def reduce_any_error(pickler: ValuePickler, error: BaseException) -> Any:
-    from multitask._engine.byvalue_errors import reduce_error
+    from multitask._engine.byvalue.errors import reduce_error
 
     return reduce_error(error)
 

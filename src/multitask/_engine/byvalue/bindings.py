@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from multitask._engine.byvalue import PROTOCOL
-from multitask._engine.byvalue_graph import Binding, Definition, Parcel
-from multitask._engine.byvalue_missing import make_missing
+from multitask._engine.byvalue.graph import Binding, Definition, Parcel
+from multitask._engine.byvalue.home import PROTOCOL
+from multitask._engine.byvalue.missing import make_missing
 
 if TYPE_CHECKING:
-    from multitask._engine.byvalue_define import Definitions
+    from multitask._engine.byvalue.define import Definitions
 
 BIG_BYTES = 10 * 1024 * 1024
 

@@ -15,16 +15,16 @@ from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine import byvalue
-from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, homes
-from multitask._engine.byvalue_classes import arrived, reduce_class
-from multitask._engine.byvalue_graph import Parcel
-from multitask._engine.byvalue_missing import make_missing
-from multitask._engine.byvalue_pickle import DESK_BYTES, Desk, ValuePickler, is_plain, pickled_somehow
-from multitask._engine.byvalue_reducers import learn_lazily_imported
+from multitask._engine.byvalue import home
+from multitask._engine.byvalue.classes import arrived, reduce_class
+from multitask._engine.byvalue.graph import Parcel
+from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, homes
+from multitask._engine.byvalue.missing import make_missing
+from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, ValuePickler, is_plain, pickled_somehow
+from multitask._engine.byvalue.reducers import learn_lazily_imported
 
 if TYPE_CHECKING:
-    from multitask._engine.byvalue_snapshot import Snapshot
+    from multitask._engine.byvalue.snapshot import Snapshot
     from multitask._engine.wire import Encoder
 
 
@@ -63,7 +63,7 @@ class Decoder:
             sys.modules["__main__"] = main
         else:
             # What stands there unchanged since the fork counts as sent by the parent.
-            self._shipped.update(byvalue.main_namespace())
+            self._shipped.update(home.main_namespace())
 
     # --- what the parent sends --------------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class Decoder:
 
     def namespace(self, key: str) -> dict[str, Any]:
         if not key:
-            return byvalue.main_namespace()
+            return home.main_namespace()
         if key.startswith("@"):
             return self._namespaces.find(key)
         space = self._spaces.get(key)
@@ -189,14 +189,14 @@ class Decoder:
         try:
             data, buffers, _, _ = pickled_somehow(self, obj, seen=seen)
         except Exception as error:
-            from multitask._engine.byvalue_paths import explanation, roots
+            from multitask._engine.byvalue.paths import explanation, roots
 
             raise explanation(roots(obj, "result"), seen, error) from error
         return Parcel(data, buffers)
 
     def dump_error(self, error: BaseException) -> Parcel:
         """An error of the task as a parcel. Never fails, whatever the error is."""
-        from multitask._engine.byvalue_report import write_error
+        from multitask._engine.byvalue.report import write_error
 
         return write_error(error, self)
 
@@ -205,7 +205,7 @@ class Decoder:
             return self._inline(fn)
         name = None if self._snapshot is None else self._snapshot.name(fn)
         if name is not None:
-            return byvalue.inherited, (self.space, name)
+            return home.inherited, (self.space, name)
         number = self._number(fn)
         if number is None:
             return self._inline(fn)
@@ -218,15 +218,15 @@ class Decoder:
         for own, space in self._spaces.items():
             if space is fn.__globals__:
                 key = own
-        return byvalue.reduce_function(fn, self.space, None, key, fn.__closure__ or ())
+        return home.reduce_function(fn, self.space, None, key, fn.__closure__ or ())
 
     def write_class(self, pickler: ValuePickler, cls: type) -> Any:
         name = None if self._snapshot is None else self._snapshot.name(cls)
         if name is not None:
-            return byvalue.inherited, (self.space, name)
+            return home.inherited, (self.space, name)
         number = self._number(cls)
         if number is not None:
-            return byvalue.resolve, (self.space, number)
+            return home.resolve, (self.space, number)
         learn_lazily_imported()
         return reduce_class(cls, self.up, self._birth_number(cls), {}, born=True)
 
@@ -242,12 +242,12 @@ class Decoder:
     def write_object(self, pickler: ValuePickler, thing: Any, reduced: Callable[[Any], Any]) -> Any:
         name = None if self._snapshot is None else self._snapshot.name(thing)
         if name is not None:
-            return byvalue.inherited, (self.space, name)
+            return home.inherited, (self.space, name)
         number = self._number(thing)
-        return reduced(thing) if number is None else (byvalue.resolve, (self.space, number))
+        return reduced(thing) if number is None else (home.resolve, (self.space, number))
 
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
-        return byvalue.make_cell, (None, 0)
+        return home.make_cell, (None, 0)
 
     def _number(self, thing: object) -> int | None:
         number = self._numbers.get(id(thing))
@@ -265,7 +265,7 @@ def loads(parcel: Parcel) -> Any:
 def revive(space: int, number: int, data: bytes) -> object:
     """The function that travelled under *number*, or, if it is gone here, a copy of it."""
     try:
-        return byvalue.resolve(space, number)
+        return home.resolve(space, number)
     except LookupError:
         return pickle.loads(data)
 

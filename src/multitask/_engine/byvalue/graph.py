@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple, Protocol
 
-from multitask._engine.byvalue import ABSENT, cell_content
+from multitask._engine.byvalue.home import ABSENT, cell_content
 
 
 class Parcel(NamedTuple):

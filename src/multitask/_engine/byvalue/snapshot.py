@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
-from multitask._engine.byvalue import ABSENT, Namespaces, cell_content, code_facts, importable, main_namespace
-from multitask._engine.byvalue_graph import stamp_of
-from multitask._engine.byvalue_reducers import DEFINED_TYPES
+from multitask._engine.byvalue.graph import stamp_of
+from multitask._engine.byvalue.home import ABSENT, Namespaces, cell_content, code_facts, importable, main_namespace
+from multitask._engine.byvalue.reducers import DEFINED_TYPES
 
 Read = tuple[dict[str, Any], str, str]
 

@@ -14,7 +14,7 @@ import weakref
 from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
-from multitask._engine.byvalue import ABSENT, homes, importable
+from multitask._engine.byvalue.home import ABSENT, homes, importable
 
 _HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 _LEFT_OUT = frozenset({"__weakref__", "__dict__", "_abc_impl", "__annotations_cache__", "__classdictcell__"})

@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
-from multitask._engine import byvalue
-from multitask._engine.byvalue import ABSENT, PROTOCOL, Namespaces, importable
-from multitask._engine.byvalue_bindings import Bindings
-from multitask._engine.byvalue_classes import is_python_class, reduce_class
-from multitask._engine.byvalue_graph import (
+from multitask._engine.byvalue import home
+from multitask._engine.byvalue.bindings import Bindings
+from multitask._engine.byvalue.classes import is_python_class, reduce_class
+from multitask._engine.byvalue.graph import (
     CellToken,
     Closure,
     Definition,
@@ -28,11 +27,12 @@ from multitask._engine.byvalue_graph import (
     Need,
     Token,
 )
-from multitask._engine.byvalue_missing import make_missing
-from multitask._engine.byvalue_paths import explanation, roots
-from multitask._engine.byvalue_pickle import ConstantPickler, ValuePickler, names_main, pickled_somehow
-from multitask._engine.byvalue_reducers import learn_lazily_imported
-from multitask._engine.byvalue_snapshot import Read, Snapshot, functions_within, reads_of
+from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, importable
+from multitask._engine.byvalue.missing import make_missing
+from multitask._engine.byvalue.paths import explanation, roots
+from multitask._engine.byvalue.pickling import ConstantPickler, ValuePickler, names_main, pickled_somehow
+from multitask._engine.byvalue.reducers import learn_lazily_imported
+from multitask._engine.byvalue.snapshot import Read, Snapshot, functions_within, reads_of
 
 _KEPT = 4096
 _CLASSES_KEPT = 1000
@@ -216,7 +216,7 @@ class Definitions:
         if pickler.root is not None and pickler.root[0] is fn:
             definition: Definition = pickler.root[1]
             key = self.namespaces.key(fn.__globals__)
-            return byvalue.reduce_function(fn, self.space, definition.number, key, fn.__closure__ or ())
+            return home.reduce_function(fn, self.space, definition.number, key, fn.__closure__ or ())
         return self._refer(pickler, fn)
 
     def write_class(self, pickler: ValuePickler, cls: type) -> Any:
@@ -230,7 +230,7 @@ class Definitions:
         return self._refer(pickler, thing)
 
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
-        content = byvalue.cell_content(cell)
+        content = home.cell_content(cell)
         reference = self._cells.get(id(cell))
         token = None if reference is None else reference()
         if token is None or not token.same(cell, content):
@@ -242,12 +242,12 @@ class Definitions:
             definition.cells.append(token)
             if type(owner) is FunctionType:
                 token.add_owner(owner)
-        return byvalue.make_cell, (self.space, token.number)
+        return home.make_cell, (self.space, token.number)
 
     def _refer(self, pickler: ValuePickler, thing: Any) -> Any:
         definition = self.define(thing)
         pickler.found.append(definition)
-        return byvalue.resolve, (self.space, definition.number)
+        return home.resolve, (self.space, definition.number)
 
     # --- how results name what is here (Home) -----------------------------------------------------------------------
 
@@ -282,7 +282,7 @@ class _Inherited:
         self.told = (space, name)
 
     def __reduce__(self) -> Any:
-        return byvalue.inherited, self.told
+        return home.inherited, self.told
 
 
 def _title(subject: Any) -> str:

@@ -13,8 +13,8 @@ import sys
 from types import CellType, ModuleType
 from typing import Any, Protocol
 
-from multitask._engine.byvalue import PROTOCOL
-from multitask._engine.byvalue_reducers import reduce_any_class, reduce_any_error, reducers
+from multitask._engine.byvalue.home import PROTOCOL
+from multitask._engine.byvalue.reducers import reduce_any_class, reduce_any_error, reducers
 
 IN_BAND_BYTES = 16 * 1024  # smaller buffers are cheaper inside the pickle than beside it
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from multitask._engine.byvalue import PROTOCOL
-from multitask._engine.byvalue_errors import (
+from multitask._engine.byvalue.errors import (
     bare_error,
     full_traceback,
     name_of,
@@ -19,8 +18,9 @@ from multitask._engine.byvalue_errors import (
     text_of,
     with_source_lines,
 )
-from multitask._engine.byvalue_graph import Parcel
-from multitask._engine.byvalue_pickle import Traveller, pickled_somehow
+from multitask._engine.byvalue.graph import Parcel
+from multitask._engine.byvalue.home import PROTOCOL
+from multitask._engine.byvalue.pickling import Traveller, pickled_somehow
 from multitask.errors import RemoteTraceback
 
 

@@ -1,0 +1,1 @@
+"""What other processes cannot import travels by value: functions and classes of scripts, lambdas, closures."""
