@@ -31,6 +31,7 @@ from types import CellType, FunctionType
 from typing import Any
 from zlib import crc32
 
+from multitask._engine import family
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.child import cannot_rebuild
 from multitask._engine.byvalue.classes import adopt_class, arrived, birth_of, is_python_class
@@ -100,12 +101,17 @@ class _Sink:
         self.write = chunks.append
 
 
+class _Definitions(Definitions):
+    def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
+        return family.lend(fd)
+
+
 class _Sealer:
     """What this process has sealed by value: numbers in a space of its own. Also the home of what comes back."""
 
     def __init__(self) -> None:
         self.space = int.from_bytes(os.urandom(7), "little")
-        self.definitions = Definitions(self.space, None)
+        self.definitions = _Definitions(self.space, None)
         self.openings = _Openings(self.space, self.definitions)
 
     def worn(self) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
 from typing import Any
 
+from multitask._engine import family
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.bindings import Bindings
 from multitask._engine.byvalue.classes import is_python_class, reduce_class
@@ -22,11 +23,13 @@ from multitask._engine.byvalue.graph import (
     CellToken,
     Closure,
     Definition,
+    Fleeting,
     FunctionRef,
     Kept,
     Need,
     Token,
 )
+from multitask._engine.byvalue.handles import Held
 from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, importable
 from multitask._engine.byvalue.missing import make_missing
 from multitask._engine.byvalue.paths import explanation, roots
@@ -243,6 +246,19 @@ class Definitions:
             if type(owner) is FunctionType:
                 token.add_owner(owner)
         return home.make_cell, (self.space, token.number)
+
+    def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
+        """Lend *fd* for as long as a task needs it: it may be tried more than once, or never begin."""
+        ticket = family.lend(fd, held=True)
+        held = Held(ticket)
+        definition = Definition(self.new_number(), held, self._fallen)
+        definition.fresh = None
+        # Nobody ever builds it: it is there to be held by the task, like all that the task needs.
+        parcel = Fleeting(b"", ())
+        parcel.token = Token(definition.number, self.dead, (held,))
+        definition.built = (definition.number, None, parcel)
+        pickler.found.append(definition)
+        return ticket
 
     def _refer(self, pickler: ValuePickler, thing: Any) -> Any:
         definition = self.define(thing)
