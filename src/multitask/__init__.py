@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "Array",
     "CancelledError",
     "CannotTravel",
+    "Counter",
     "Executor",
     "MultitaskError",
     "NotSupported",
@@ -20,13 +22,18 @@ __all__ = [
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "RawArray",
+    "RawValue",
+    "Shared",
     "Task",
     "TaskTimeout",
     "TimeoutError",
+    "Value",
     "WorkerLost",
     "copytree",
     "cpu_count",
     "note",
+    "share",
 ]
 
 if TYPE_CHECKING:
@@ -47,11 +54,14 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
 else:
     _HOME = {
+        "Array": "sharing",
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "Counter": "sharing",
         "Executor": "executor",
         "FIFO": "policies",
         "MultitaskError": "errors",
@@ -60,13 +70,18 @@ else:
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "RawArray": "sharing",
+        "RawValue": "sharing",
+        "Shared": "sharing",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",
+        "Value": "sharing",
         "WorkerLost": "errors",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
         "note": "_engine.notes",
+        "share": "sharing",
     }
 
     def __getattr__(name):
