@@ -29,8 +29,9 @@ T = TypeVar("T")
 def Value(typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:
     """A ctypes object in shared memory with a lock: ``multiprocessing.Value``, which also travels to running workers.
 
-    *typecode_or_type* is a ctypes type or one of the letters of ``array``; *args* go to its constructor. ``value`` reads
-    and writes under the lock; ``value += 1`` is two steps and needs ``with v.get_lock():`` around it (or a Counter).
+    *typecode_or_type* is a ctypes type or one of the letters of ``array``; *args* go to its constructor. ``value``
+    reads and writes under the lock; ``value += 1`` is two steps and needs ``with v.get_lock():`` around it (or a
+    Counter).
     ``lock=False`` gives the bare ctypes object. A process that dies holding the lock leaves it to the next.
     """
     from multitask._engine.memory import synchronized
@@ -90,9 +91,11 @@ class Share:
     """
 
     @overload
-    def __call__(self, obj: numpy.ndarray[Any, Any], /, *, writable: bool = False) -> numpy.ndarray[Any, Any]: ...
+    def __call__(  # type: ignore[overload-overlap]
+        self, obj: numpy.ndarray[Any, Any], /, *, writable: bool = False
+    ) -> numpy.ndarray[Any, Any]: ...
     @overload
-    def __call__(self, obj: Buffer, /, *, writable: bool = False) -> memoryview: ...
+    def __call__(self, obj: Buffer, /, *, writable: bool = False) -> memoryview: ...  # type: ignore[overload-overlap]
     @overload
     def __call__(self, obj: T, /, *, writable: Literal[False] = False) -> Shared[T]: ...
     def __call__(self, obj: Any, /, *, writable: bool = False) -> Any:

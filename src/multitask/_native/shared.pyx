@@ -453,7 +453,7 @@ cdef class Mapping:
     cdef void *at
     cdef public bytes key
     cdef public object tie    # dropped after the memory was unmapped and closed
-    cdef readonly Py_ssize_t size
+    cdef readonly Py_ssize_t nbytes
     cdef readonly bint writable
     cdef public int fd
     cdef object __weakref__
@@ -461,21 +461,21 @@ cdef class Mapping:
     def __cinit__(self):
         self.fd = -1
 
-    def __init__(self, int fd, Py_ssize_t size, bint writable):
+    def __init__(self, int fd, Py_ssize_t nbytes, bint writable):
         cdef void *at
         if self.at != NULL:
             raise TypeError("it is mapped already")
-        at = mmap(NULL, max(size, 1), PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
+        at = mmap(NULL, max(nbytes, 1), PROT_READ | PROT_WRITE if writable else PROT_READ, MAP_SHARED, fd, 0)
         if at == MAP_FAILED:
             PyErr_SetFromErrno(OSError)
         self.fd = fd
         self.at = at
-        self.size = size
+        self.nbytes = nbytes
         self.writable = writable
 
     def __dealloc__(self):
         if self.at != NULL:
-            munmap(self.at, max(self.size, 1))
+            munmap(self.at, max(self.nbytes, 1))
         if self.fd >= 0:
             c_close(self.fd)
 
@@ -484,18 +484,18 @@ cdef class Mapping:
         return <size_t> self.at
 
     def __len__(self):
-        return self.size
+        return self.nbytes
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         if flags & 1 and not self.writable:     # PyBUF_WRITABLE
             raise BufferError("this shared memory is read-only")
         view.buf = self.at
-        view.len = self.size
+        view.len = self.nbytes
         view.readonly = not self.writable
         view.itemsize = 1
         view.format = "B"
         view.ndim = 1
-        view.shape = &self.size
+        view.shape = &self.nbytes
         view.strides = &view.itemsize
         view.suboffsets = NULL
         view.internal = NULL

@@ -21,8 +21,8 @@ class SharedArray(numpy.ndarray):
         self._memory = found if found is not None and numpy.may_share_memory(self, obj) else None
 
     def __array_wrap__(self, array: Any, context: Any = None, return_scalar: bool = False) -> Any:
-        if array is self or array._memory is not None if isinstance(array, SharedArray) else False:
-            return array
+        if array is self or (isinstance(array, SharedArray) and array._memory is not None):
+            return array  # out= was in shared memory
         plain = array.view(numpy.ndarray)
         return plain[()] if return_scalar or (not plain.shape and not _NUMPY_2) else plain
 
@@ -34,15 +34,12 @@ class SharedArray(numpy.ndarray):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         block = self._memory
-        if block is not None and self.size:
-            low, high = _bounds(self)
-            if block.holds(low, high):
-                if block.writable and not self.flags.writeable:
-                    read = memory.read_only(block)
-                    low, block = low - block.address + read.address, read
-                start = self.__array_interface__["data"][0]
-                return _rebuild, (block, start - self._memory.address, self.shape, self.strides, self.dtype)  # type: ignore[union-attr]
-        return self.view(numpy.ndarray).__reduce_ex__(protocol)
+        if block is None or not self.size or not block.holds(*_bounds(self)):
+            return self.view(numpy.ndarray).__reduce_ex__(protocol)
+        offset = _start(self) - block.address
+        if not self.flags.writeable:
+            block = memory.read_only(block)
+        return _rebuild, (block, offset, self.shape, self.strides, self.dtype)
 
     def __reduce__(self) -> Any:
         return self.__reduce_ex__(2)
@@ -69,9 +66,8 @@ def is_array(obj: object) -> bool:
 
 def share(array: Any, writable: bool) -> SharedArray:
     """A copy of *array* in shared memory; what lies there already is not copied again."""
-    if isinstance(array, SharedArray) and array._memory is not None:
-        if not writable or array.flags.writeable:
-            return _again(array, writable)
+    if isinstance(array, SharedArray) and array._memory is not None and (not writable or array.flags.writeable):
+        return _again(array, writable)
     _check(array.dtype)
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = numpy.ascontiguousarray(array)
@@ -85,9 +81,12 @@ def _again(array: SharedArray, writable: bool) -> SharedArray:
     assert block is not None
     if writable == array.flags.writeable:
         return array
-    view = array.view()
-    offset = array.__array_interface__["data"][0] - block.address
-    return _rebuild(memory.read_only(block), offset, view.shape, view.strides, view.dtype)
+    offset = _start(array) - block.address
+    return _rebuild(memory.read_only(block), offset, array.shape, array.strides, array.dtype)
+
+
+def _start(array: Any) -> int:
+    return array.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _bytes_of(array: Any) -> Any:

@@ -9,7 +9,7 @@ from multitask._engine.memory.counters import Counter
 from multitask._native import shared
 
 
-class NativeCounter(shared.AtomicCounter, Counter):  # type: ignore[misc]
+class NativeCounter(shared.AtomicCounter, Counter):
     """By atomic instructions."""
 
     __slots__ = ()

@@ -18,7 +18,7 @@ def share(source: Any, writable: bool) -> memoryview:
         return _rebuild(memory.read_only(view.obj), *_place(view))
     content = view if view.c_contiguous else view.tobytes()
     block = memory.make(view.nbytes, [content], writable=writable)
-    return _rebuild(block, 0, view.nbytes, view.format, view.shape)
+    return _rebuild(block, 0, view.nbytes, view.format, view.shape or ())
 
 
 def _rebuild(block: Memory, offset: int, nbytes: int, format: str, shape: tuple[int, ...]) -> memoryview:
@@ -26,7 +26,7 @@ def _rebuild(block: Memory, offset: int, nbytes: int, format: str, shape: tuple[
     if not nbytes:
         return flat
     try:
-        return flat.cast(format, shape) if len(shape) != 1 or format != "B" else flat  # type: ignore[call-overload,no-any-return]
+        return flat.cast(format, shape) if len(shape) != 1 or format != "B" else flat  # type: ignore[call-overload]
     except ValueError:  # a format that memoryview can pass on and not make
         return flat
 
@@ -49,4 +49,4 @@ def _reduce(view: memoryview) -> tuple[Any, ...]:
 
 
 # Nobody else pickles memoryviews; those that are not shared fail as before.
-copyreg.pickle(memoryview, _reduce)  # type: ignore[arg-type]
+copyreg.pickle(memoryview, _reduce)

@@ -21,7 +21,7 @@ class Counter:
     __slots__ = ()
 
     def __new__(cls, value: int = 0) -> Counter:
-        return _flavour()(_whole(value))
+        return _flavour()(_whole(value))  # type: ignore[no-any-return]
 
     def __init__(self, value: int = 0) -> None:
         pass

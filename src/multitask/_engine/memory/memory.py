@@ -28,11 +28,11 @@ if TYPE_CHECKING:
         """What both classes of mappings have."""
 
         fd: int
-        size: int
+        nbytes: int
         writable: bool
         tie: object  # dropped after the memory was unmapped
 
-        def __new__(cls, fd: int, size: int, writable: bool) -> Self: ...
+        def __new__(cls, fd: int, nbytes: int, writable: bool) -> Self: ...
         @property
         def address(self) -> int: ...
         def __buffer__(self, flags: int, /) -> memoryview: ...
@@ -62,18 +62,18 @@ class Memory(_Mapping):
                 "shared memory without a file cannot go to another process", why=f"there are none on {sys.platform}"
             )
         handle = handles.write(self, self.fd, self.key)
-        return arrive, (tuple(handle), self.size, self.writable)
+        return arrive, (tuple(handle), self.nbytes, self.writable)
 
     def holds(self, low: int, high: int) -> bool:
         """Whether the addresses from *low* up to *high* lie inside."""
-        return self.address <= low and high <= self.address + self.size
+        return self.address <= low and high <= self.address + self.nbytes
 
 
 @cache
 def _native_class() -> type[Memory]:
     from multitask._native.shared import Mapping
 
-    class NativeMemory(Mapping, Memory):  # type: ignore[misc]
+    class NativeMemory(Mapping, Memory):
         __slots__ = ()
 
     return NativeMemory
@@ -82,14 +82,14 @@ def _native_class() -> type[Memory]:
 class PortableMemory(mmap.mmap, Memory):  # type: ignore[misc]
     """The same on the standard library's mmap, which needs one descriptor more."""
 
-    def __new__(cls, fd: int, size: int, writable: bool) -> PortableMemory:
-        length = max(size, 1)
+    def __new__(cls, fd: int, nbytes: int, writable: bool) -> PortableMemory:
+        length = max(nbytes, 1)
         if fd < 0 or not hasattr(mmap, "PROT_READ"):
             made = super().__new__(cls, -1, length)
         else:
             protection = mmap.PROT_READ | mmap.PROT_WRITE if writable else mmap.PROT_READ
             made = super().__new__(cls, fd, length, mmap.MAP_SHARED, protection)
-        made.fd, made.size, made.writable = fd, size, writable
+        made.fd, made.nbytes, made.writable = fd, nbytes, writable
         return made
 
     @property
@@ -97,7 +97,7 @@ class PortableMemory(mmap.mmap, Memory):  # type: ignore[misc]
         return address_of(self)
 
     def __del__(self) -> None:
-        if not hasattr(self, "size"):  # it could not be mapped
+        if not hasattr(self, "nbytes"):  # it could not be mapped
             return
         try:
             self.close()
@@ -157,7 +157,7 @@ def read_only(block: Memory) -> Memory:
         return block
     found = _mapped.get((block.key, False))
     if found is None:
-        found = _mapped.setdefault((block.key, False), _map(os.dup(block.fd), block.key, block.size, False))
+        found = _mapped.setdefault((block.key, False), _map(os.dup(block.fd), block.key, block.nbytes, False))
     return found
 
 
@@ -180,7 +180,7 @@ def uncounted(block: Memory) -> Memory:
     """One more mapping of *block*, read-only, that does not make this process a user of it."""
     fd = open_again(block)
     try:
-        made = memory_class()(fd, block.size, False)
+        made = memory_class()(fd, block.nbytes, False)
         made.fd = -1
     finally:
         os.close(fd)  # the mapping stays

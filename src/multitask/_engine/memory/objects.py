@@ -95,13 +95,13 @@ class Shared(Generic[T]):
     @property
     def nbytes(self) -> int:
         """How many bytes of shared memory it takes."""
-        return self._block.size
+        return self._block.nbytes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _arrive, (self._block, self._lengths, self._title)
 
     def __repr__(self) -> str:
-        return f"<Shared {self._title}, {self._block.size:,} bytes>"
+        return f"<Shared {self._title}, {self._block.nbytes:,} bytes>"
 
 
 def share(obj: T) -> Shared[T]:
@@ -109,7 +109,7 @@ def share(obj: T) -> Shared[T]:
     content: list[object] = []
     with handles.keeping(content):  # what is shared inside of it stays as long as this Shared
         data, buffers = envelope.seal(obj, "shared")
-    parts = [data, *buffers]
+    parts: list[Any] = [data, *buffers]
     lengths = tuple(memoryview(part).nbytes for part in parts)
     total = 0
     for length in lengths:

@@ -91,7 +91,7 @@ def _reduce(obj: _Ctype) -> Any:
     if not isinstance(wrapper, Wrapper):
         return obj.__reduce__()
     lengths = []
-    kind = type(obj)
+    kind: Any = type(obj)
     while issubclass(kind, ctypes.Array) and kind is kind._type_ * kind._length_:
         lengths.append(kind._length_)  # a type that ctypes made has no name to be found by
         kind = kind._type_
