@@ -6,7 +6,8 @@ off Linux, nothing travels to a process that runs already.
 
 Locks are POSIX record locks: they belong to a process, and the kernel drops them when it ends. Within the process a
 ``threading.RLock`` decides first.
-Rule: the file of a process's locks is never closed, since closing any descriptor of it would drop them all.
+Rule: a process has one descriptor of each file of locks and closes it only when no lock of it is left here, since closing
+any descriptor of a file drops all locks on it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -46,10 +49,41 @@ class LockFile:
         self.key = key
         self.pid = os.getpid()
         self.next = itertools.count()
+        self.users = 0  # locks in this process
 
 
 _files: dict[bytes, LockFile] = {}
-_mine: LockFile | None = None
+_mine: LockFile | None = None  # stays
+_guard = threading.Lock()  # of both, and of the counts of users
+_left: deque[LockFile] = deque()  # a lock of it has gone
+
+
+def _use(key: bytes, opened: Callable[[], int], known: Callable[[], None]) -> LockFile:
+    """The file of locks with this key, for one lock more; *opened* or *known* is called."""
+    with _guard:
+        file = _files.get(key)
+        if file is None:
+            file = _files[key] = LockFile(opened(), key)
+        else:
+            known()
+        file.users += 1
+    _close_unused()
+    return file
+
+
+def _close_unused() -> None:
+    # Finalizers come here at any moment, also while this thread has the guard: then it is done on the way out.
+    while _left and _guard.acquire(blocking=False):
+        try:
+            while _left:
+                file = _left.popleft()
+                file.users -= 1
+                if not file.users and file is not _mine:
+                    del _files[file.key]
+                    os.close(file.fd)
+                    handles.released(file.key)
+        finally:
+            _guard.release()
 
 
 def _own_file() -> LockFile:
@@ -82,7 +116,13 @@ class RLock:
     __slots__ = ("__weakref__", "_turn")
 
     def __init__(self, file: LockFile, at: int) -> None:
+        """*file* is counted for it already."""
         self._turn = _turns.setdefault((file.key, at), _Turn(file, at))
+
+    def __del__(self) -> None:
+        if hasattr(self, "_turn"):
+            _left.append(self._turn.file)
+            _close_unused()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         """Take it; False when it could not be had (at once, or within *timeout* seconds)."""
@@ -149,22 +189,19 @@ def _lock_range(turn: _Turn, block: bool, until: float | None) -> bool:
 
 def _arrive(handle: tuple[Any, ...], at: int) -> RLock:
     given = Handle(*handle)
-    file = _files.get(given.key)
-    if file is None:
-        file = _files.setdefault(given.key, LockFile(handles.borrow(given), given.key))
-    else:
-        handles.arrived(given)
-    return RLock(file, at)
+    return RLock(_use(given.key, lambda: handles.borrow(given), lambda: handles.arrived(given)), at)
 
 
 def lock() -> RLock:
     """A new lock."""
     file = _own_file()
-    return RLock(file, next(file.next))
+    return RLock(_use(file.key, lambda: file.fd, lambda: None), next(file.next))
 
 
 def _in_forked_child() -> None:
     """The parent's threads are not here, and what they held is not held by this process."""
+    global _guard
+    _guard = threading.Lock()
     for turn in list(_turns.values()):
         turn.renew()
 
