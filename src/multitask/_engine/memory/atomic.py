@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from multitask._engine.memory import native
+from multitask._engine.memory import handles, native
 from multitask._engine.memory.counters import Counter
 from multitask._native import shared
 
 
+@handles.travels
 class NativeCounter(shared.AtomicCounter, Counter):
     """By atomic instructions."""
 

@@ -15,12 +15,17 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from multitask._engine import family
+from multitask._engine.byvalue.reducers import reducers
 from multitask._engine.workers import forking
 
+if TYPE_CHECKING:
+    from multitask._engine.byvalue.pickling import ValuePickler
+
 Key = bytes
+K = TypeVar("K")
 
 
 def new_key() -> Key:
@@ -59,7 +64,7 @@ def write(thing: object, fd: int, key: Key) -> Handle:
 def borrow(handle: Handle) -> int:
     """A descriptor for it, with an open file description of its own. Raises CannotTravel when it is gone."""
     _tickets[handle.key] = handle.ticket
-    return family.borrow(family.Ticket(*handle.ticket))
+    return family.borrow(family.Ticket(*handle.ticket), counted=handle.counted)
 
 
 def arrived(handle: Handle) -> None:
@@ -84,6 +89,32 @@ def released(key: Key) -> None:
     """This process uses it no more: unmapped and closed. For finalizers."""
     _tickets.pop(key, None)
     family.release(key)
+
+
+def travels(kind: type[K]) -> type[K]:
+    """Have objects of exactly this class, whose ``__reduce__`` writes a handle, kept by the tasks that they are sent with."""
+    reducers[kind] = _reduce
+    return kind
+
+
+def _reduce(pickler: ValuePickler, obj: Any) -> Any:
+    writer: Any = pickler.traveller
+    if not getattr(writer, "keeps", False):
+        return NotImplemented
+    kept = Keepsake()
+    with keeping(kept.things):
+        reduced = obj.__reduce__()
+    writer.keep(pickler, kept)
+    return reduced
+
+
+class Keepsake:
+    """What a task keeps."""
+
+    __slots__ = ("__weakref__", "things")
+
+    def __init__(self) -> None:
+        self.things: list[object] = []
 
 
 @contextmanager

@@ -73,12 +73,14 @@ class Memory(_Mapping):
 def _native_class() -> type[Memory]:
     from multitask._native.shared import Mapping
 
+    @handles.travels
     class NativeMemory(Mapping, Memory):
         __slots__ = ()
 
     return NativeMemory
 
 
+@handles.travels
 class PortableMemory(mmap.mmap, Memory):  # type: ignore[misc]
     """The same on the standard library's mmap, which needs one descriptor more."""
 

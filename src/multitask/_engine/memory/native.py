@@ -115,6 +115,7 @@ def arenas_open(kind: type[C], handle: tuple[Any, ...], index: int, generation: 
     return arenas.open(kind, Handle(*handle), index, generation, nbytes)
 
 
+@handles.travels
 class Block(shared.Cell):
     """Bytes in an arena, as a buffer."""
 
@@ -124,6 +125,7 @@ class Block(shared.Cell):
         return reduce(self)
 
 
+@handles.travels
 class RLock(shared.RobustLock):
     """A re-entrant lock for threads and processes, in shared memory.
 

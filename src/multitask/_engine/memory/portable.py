@@ -110,6 +110,7 @@ class _Turn:
 _turns: weakref.WeakValueDictionary[tuple[bytes, int], _Turn] = weakref.WeakValueDictionary()
 
 
+@handles.travels
 class RLock:
     """A re-entrant lock for threads and processes. When its holder dies, the next one gets it."""
 
