@@ -28,6 +28,7 @@ __all__ = [
     "Address",
     "Ticket",
     "address",
+    "attach",
     "available",
     "borrow",
     "descriptors",
@@ -125,6 +126,16 @@ def borrow(ticket: Ticket, *, counted: bool = True) -> int:
             why=str(error.strerror or error),
             fix="let the first process of the program outlive those that it hands things to",
         ) from error
+
+
+def attach(ticket: Ticket) -> None:
+    """This process uses what *ticket* stands for without having borrowed it: the root shall see when it ends."""
+    global _uses_keys
+    where = Ticket(*ticket).address
+    _uses_keys = True
+    if _own(where.name) is None:
+        join(where)
+        _line(where).open()
 
 
 def forgo(ticket: Ticket) -> None:
