@@ -280,7 +280,8 @@ def cannot_rebuild(what: str, error: BaseException) -> Exception:
         why=f"{type(error).__name__}: {error}",
         fix=(
             "make the pool below what its module defines: a forked worker knows what was there at the fork"
-            if isinstance(error, AttributeError) and "Can't get attribute" in str(error)
+            if isinstance(error, AttributeError)
+            and ("Can't get attribute" in str(error) or isinstance(error.obj, ModuleType))  # 3.14 names the module
             else "check its __reduce__, __setstate__ or __init__: they run again where it arrives"
         ),
     )
