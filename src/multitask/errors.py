@@ -101,8 +101,11 @@ class PoolClosed(MultitaskError, ValueError, RuntimeError):
     """Work was given to a pool that has been closed, terminated or inherited through a fork."""
 
 
-class PoolBroken(MultitaskError, RuntimeError):
-    """The pool cannot get a worker running (its initializer fails or kills the worker each time)."""
+class PoolBroken(MultitaskError, concurrent.futures.BrokenExecutor):
+    """The pool cannot get a worker running (its initializer fails or kills the worker each time).
+
+    Also a ``concurrent.futures.BrokenExecutor``, and so a RuntimeError.
+    """
 
 
 class NotSupported(MultitaskError, NotImplementedError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import threading
 
@@ -221,3 +222,34 @@ def test_a_worker_is_replaced_after_maxtasksperchild(variant):
 
 def test_note_does_nothing_outside_a_worker():
     multitask.note("x" * 1000)
+
+
+class Starving:
+    """Finds no memory when it is pickled, or when it is rebuilt."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __reduce__(self):
+        if self.when == "pickled":
+            raise MemoryError
+        return work.raise_this, (MemoryError(),)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("when", ["pickled", "rebuilt"])
+def test_memory_that_runs_out_on_the_way_is_a_memory_error(pool, when):
+    for task, what in ((pool.submit(repr, Starving(when)), "arguments"), (pool.submit(Starving, when), "result")):
+        with pytest.raises(MemoryError) as caught:
+            task.get()
+        assert type(caught.value) is MemoryError
+        assert any(f"{what} w" in note and when in note for note in caught.value.__notes__)
+    assert pool.apply(work.add_one, (1,)) == 2
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="where else memory is told is not known")
+def test_a_lost_worker_tells_how_large_it_was(pool):
+    with pytest.raises(multitask.WorkerLost) as caught:
+        pool.apply(os._exit, (3,))
+    assert caught.value.memory > 1_000_000

@@ -7,6 +7,7 @@ Rule: a descriptor or process that was opened here is closed here, also when hir
 from __future__ import annotations
 
 import itertools
+from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
@@ -56,7 +57,7 @@ class Staff:
 
     def _encode_initializer(self) -> Any:
         config, encoder = self._config, self._core.encoder
-        if config.initializer is None or encoder is None:
+        if config.initializer is None or encoder is None or self._method == "fork":
             return None
         parcel, needs = encoder.dump((config.initializer, config.initargs))
         return _plain(parcel), tuple((number, name, _plain(content)) for number, name, content in needs)
@@ -89,8 +90,7 @@ class Staff:
     def _process(self, wid: int, name: str) -> Hand:
         channel, fds, kind = self._channel()
         try:
-            inherited = self._core.encoder if self._method == "fork" else None
-            worker = start_worker(self._method, self._spec(kind, name), fds, inherited)
+            worker = start_worker(self._method, self._spec(kind, name), fds, self._inheritance())
         except BaseException:
             self._hand_over(channel)
             channel.close()
@@ -104,6 +104,14 @@ class Staff:
             worker.close()
             raise
         return Hand(wid, name, worker, channel)
+
+    def _inheritance(self) -> child.Inherited | None:
+        config, encoder = self._config, self._core.encoder
+        if self._method != "fork" or encoder is None:
+            return None
+        return child.Inherited(
+            encoder.definitions.snapshot, None if config.initializer is None else (config.initializer, config.initargs)
+        )
 
     def _channel(self) -> tuple[Any, list[int], str]:
         if _native.available and isinstance(self._core, _native.core.NativeCore):
@@ -132,6 +140,7 @@ class Staff:
             "maxtasksperchild": config.maxtasksperchild,
             "max_memory": config.max_memory,
             "name": name,
+            "authkey": bytes(process.current_process().authkey),
             "kill_point": KILL_POINT,
         }
 

@@ -25,19 +25,18 @@ from multitask._engine.byvalue.reducers import learn_lazily_imported
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.snapshot import Snapshot
-    from multitask._engine.wire import Encoder
 
 
 class Decoder:
     """Reads functions and arguments in a worker and writes its results and errors.
 
-    ``inherited`` is the parent's encoder where the worker was forked from it.
+    ``snapshot`` is what the parent's encoder knows of ``__main__``, where the worker was forked from it.
     """
 
-    def __init__(self, space: int, inherited: Encoder | None = None) -> None:
+    def __init__(self, space: int, snapshot: Snapshot | None = None) -> None:
         self.space = space
         self.up = int.from_bytes(os.urandom(7), "little")  # names what is born in this worker
-        self._snapshot: Snapshot | None = None if inherited is None else inherited.definitions.snapshot
+        self._snapshot = snapshot
         self._objects: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # id of an object in _objects -> its number
         self._unbuilt: dict[int, Parcel] = {}
@@ -91,6 +90,8 @@ class Decoder:
         if found is ABSENT:
             try:
                 found = self.resolve(number)
+            except MemoryError as error:
+                raise starved(error, "the function was rebuilt") from None
             except Exception as error:
                 raise cannot_rebuild("the function", error) from error
         return found  # type: ignore[no-any-return]
@@ -101,6 +102,8 @@ class Decoder:
             self._bind()
         try:
             return loads(parcel)
+        except MemoryError as error:
+            raise starved(error, "the arguments were rebuilt") from None
         except Exception as error:
             raise cannot_rebuild("an argument", error) from error
 
@@ -173,6 +176,8 @@ class Decoder:
         desk, self._desk = self._desk or Desk(self), None
         try:
             desk.pickler.dump(obj)
+        except MemoryError as error:
+            raise starved(error, "the result was pickled") from None
         except Exception:
             return self._dump_again(obj)
         data = desk.file.getvalue()
@@ -188,6 +193,8 @@ class Decoder:
         seen: list[object] = []
         try:
             data, buffers, _, _ = pickled_somehow(self, obj, seen=seen)
+        except MemoryError as error:
+            raise starved(error, "the result was pickled") from None
         except Exception as error:
             from multitask._engine.byvalue.paths import explanation, roots
 
@@ -268,6 +275,12 @@ def revive(space: int, number: int, data: bytes) -> object:
         return home.resolve(space, number)
     except LookupError:
         return pickle.loads(data)
+
+
+def starved(error: MemoryError, meanwhile: str) -> MemoryError:
+    """*error* with a note of where: it stays a MemoryError, for it says nothing about the object that was to travel."""
+    error.add_note(f"memory ran out while {meanwhile}")
+    return error
 
 
 def cannot_rebuild(what: str, error: BaseException) -> Exception:

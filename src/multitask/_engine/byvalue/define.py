@@ -114,6 +114,8 @@ class Definitions:
     def _written_class(self, cls: type, definition: Definition) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
         try:
             return self.pickled(cls, _title(cls), definition)[:3]
+        except MemoryError:
+            raise
         except Exception:
             replaced: dict[str, object] = {}
             for name, value in cls.__dict__.items():
@@ -145,6 +147,8 @@ class Definitions:
                 # Under fork the name is there; elsewhere a constant that pickles as its name has to be sent.
                 written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen, kind=ConstantPickler)
             return written
+        except MemoryError:
+            raise
         except Exception as error:
             raise explanation(roots(obj, title), seen, error) from error
 
