@@ -89,9 +89,8 @@ def test_max_tasks_per_child_goes_with_fork():
         assert len({executor.submit(work.my_pid).result() for _ in range(3)}) == 3
 
 
+@pytest.mark.processes
 def test_leaving_by_ctrl_c_stops_the_work(variant, gate):
-    if not variant.is_process:
-        pytest.skip("a thread cannot be stopped")
     with pytest.raises(KeyboardInterrupt):
         with variant.executor(1) as executor:
             running, waiting = executor.submit(gate.hold), executor.submit(work.add_one, 1)

@@ -15,14 +15,12 @@ import multitask
 from multitask import Pool
 
 
-def test_arguments_are_pickled_by_the_call(variant, gate):
-    if not variant.is_process:
-        pytest.skip("threads share the object itself")
-    pool = variant.pool(1)
-    pool.submit(gate.hold)
+@pytest.mark.processes
+def test_arguments_are_pickled_by_the_call(one, gate):
+    one.submit(gate.hold)
     gate.wait_arrived()  # the only worker is busy: the task below waits
     items = [1, 2]
-    task = pool.apply_async(sum, (items,))
+    task = one.apply_async(sum, (items,))
     items.append(100)
     gate.release()
     assert task.get() == 3
@@ -83,20 +81,19 @@ def _keep(lock):
     _lock = lock
 
 
-def _use_lock(value):
-    with _lock:
-        return value
+def _lock_is_free():
+    if not _lock.acquire(block=False):
+        return False
+    _lock.release()
+    return True
 
 
 def test_multiprocessings_locks_reach_forked_workers_as_initargs():
     lock = multiprocessing.get_context("fork").Lock()
-    with Pool(1, _keep, (lock,), start_method="fork") as pool, lock:
-        waiting = pool.submit(_use_lock, 3)
-        with pytest.raises(multitask.TimeoutError):
-            waiting.get(0.1)  # it is the same lock
-        lock.release()
-        assert waiting.get() == 3
-        lock.acquire()
+    with Pool(1, _keep, (lock,), start_method="fork") as pool:
+        with lock:
+            assert not pool.apply(_lock_is_free)
+        assert pool.apply(_lock_is_free)
     with pytest.raises(multitask.CannotTravel, match=r"args\[1\]\[0\](.|\n)*start_method=\"fork\""):
         Pool(1, _keep, (lock,), start_method="forkserver")
 
