@@ -6,11 +6,14 @@ All of them survive pickling, since they cross processes.
 
 from __future__ import annotations
 
-import builtins
-import concurrent.futures
-import multiprocessing
 import pickle
-from typing import Any
+
+from multitask._typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
+
+    from multitask._timeout import TimeoutError
 
 __all__ = [
     "CancelledError",
@@ -25,7 +28,19 @@ __all__ = [
     "WorkerLost",
 ]
 
-CancelledError = concurrent.futures.CancelledError
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        # These two are related to classes whose modules a worker need not load to report an error.
+        if name == "CancelledError":
+            from concurrent.futures import CancelledError as found
+        elif name == "TimeoutError":
+            from multitask._timeout import TimeoutError as found
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
 
 class MultitaskError(Exception):
@@ -81,13 +96,6 @@ class TaskTimeout(MultitaskError):
     """A task ran longer than its ``timeout``; its worker was killed and replaced.
 
     Not a subclass of the built-in TimeoutError: that one means that a *wait* ran out.
-    """
-
-
-class TimeoutError(MultitaskError, multiprocessing.TimeoutError, builtins.TimeoutError):
-    """A wait ran out of time; the work itself goes on.
-
-    Also a subclass of ``multiprocessing.TimeoutError``.
     """
 
 

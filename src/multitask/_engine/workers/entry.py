@@ -15,10 +15,10 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 from multitask import _native
 from multitask._engine.workers import lifeline
+from multitask._typing import Any, NoReturn
 
 MARKER = "MULTITASK_WORKER"
 DEFAULT_TARGET = "multitask._engine.child:main"

@@ -8,6 +8,7 @@ are reaped at once. It ends when its parent does.
 
 from __future__ import annotations
 
+import _socket as socket  # see messages.py
 import array
 import gc
 import importlib
@@ -15,17 +16,19 @@ import marshal
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from multitask._engine.workers import entry, forking, tree
 from multitask._engine.workers.messages import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
+from multitask._typing import Any, NoReturn
 
 # Loaded once here instead of in each worker. Nothing of the user's, and nothing that starts threads (NumPy does).
-_PRELOADED = (entry.DEFAULT_TARGET.partition(":")[0], "multitask._native", "socket")
+_FIRST = ("multitask._native", entry.DEFAULT_TARGET.partition(":")[0], "multitask._engine.byvalue.report")
+# The first workers are waited for, and often need none of these: loaded when nobody waits, for the workers to come.
+_LATER = ("multiprocessing", "typing", "socket", "concurrent.futures")
+QUIET_SECONDS = 0.2  # without a request: nobody waits
 _FIXED = 4  # the line, the order, descriptors 1 and 2 come before those for the worker
 
 
@@ -38,14 +41,18 @@ def main(order: dict[str, Any]) -> NoReturn:
     os.close(nowhere)
     for fd in (order["lifeline"], order["requests"]):
         os.set_inheritable(fd, False)
-    for module in _PRELOADED:
-        try:
-            importlib.import_module(module)
-        except ImportError:  # the worker that needs it will say so
-            pass
-    gc.collect()
+    for module in _FIRST:
+        _load(module)
     gc.freeze()
+    gc.enable()
     Serving(socket.socket(fileno=order["requests"]), order["lifeline"]).run()
+
+
+def _load(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError:  # the worker that needs it will say so
+        pass
 
 
 class Serving:
@@ -67,8 +74,12 @@ class Serving:
         self._poll.register(self._bell, select.POLLIN)
 
     def run(self) -> NoReturn:
+        later = list(_LATER)
         while self._requests.fileno() >= 0 or self._lines:
-            for fd, _ in self._poll.poll():
+            ready = self._poll.poll(QUIET_SECONDS * 1000 if later else None)
+            if not ready:
+                self._load_in_a_quiet_moment(later)
+            for fd, _ in ready:
                 if fd == self._bell:
                     self._reap_strays()
                 elif fd == self._requests.fileno():
@@ -76,6 +87,15 @@ class Serving:
                 elif fd in self._lines:
                     self._listen(fd)
         os._exit(0)
+
+    def _load_in_a_quiet_moment(self, later: list[str]) -> None:
+        """Load what is left, one module after the other, until somebody wants something."""
+        while later and not self._poll.poll(0):
+            _load(later.pop(0))
+        if not later:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
     def _take_request(self) -> None:
         try:

@@ -15,10 +15,10 @@ import select
 import signal
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from multitask._engine import clock
 from multitask._engine.workers.entry import MARKER
+from multitask._typing import NamedTuple
 
 ROUNDS = 50  # looks at a tree that goes on growing
 STOP_SECONDS = 0.02  # for the root to be seen stopped
