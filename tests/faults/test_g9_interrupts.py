@@ -275,3 +275,43 @@ def test_no_worker_outlives_a_killed_parent(tmp_path: Path, doing: str, method: 
         script.process.wait()
         gone = script.wait_until_alone(ORPHAN_SECONDS)
         print(f"{doing}, {method}, {channel}: alone after {gone:.3f} s")
+
+
+AWAY = """
+import os, subprocess
+
+def away(x):
+    # One that was executed, one that was only forked, one whose own parent has ended.
+    subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    for orphan in (False, True):
+        if os.fork() == 0:
+            if not orphan or os.fork() == 0:
+                os.setsid()
+                print("begun", flush=True)
+                time.sleep(1000)
+            os._exit(0)
+    busy(x)
+
+pool = Pool(2)
+for i in range(2): pool.submit(away, i)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("channel", ["native", "pipe"])
+def test_what_left_its_workers_session_does_not_outlive_a_killed_parent_either(
+    tmp_path: Path, channel: str, stopped: bool
+) -> None:
+    """Under forkserver: the server is there to look for them, even if somebody had stopped it."""
+    with started(tmp_path, HEAD + AWAY, "forkserver", channel=channel) as script:
+        script.wait_for("begun", 6)
+        assert len(script.left()) >= 1 + 2 * 4
+        if stopped:
+            children = Path(f"/proc/{script.process.pid}/task/{script.process.pid}/children").read_text()
+            os.kill(int(children), signal.SIGSTOP)
+        script.process.kill()
+        script.process.wait()
+        gone = script.wait_until_alone(ORPHAN_SECONDS)
+        print(f"{channel}: alone after {gone:.3f} s")
