@@ -5,7 +5,7 @@ Every public name is here and is loaded on first use, so that ``import multitask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # true for type checkers, which know the name
 
 __version__ = "0.1.0"
 

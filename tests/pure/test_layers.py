@@ -1,6 +1,6 @@
 """Imports point down only, and time is read in one place. Reads the sources; runs none of them.
 
-    cli -> copying -> public modules -> _engine -> _native, errors
+    cli -> copying -> public modules -> _engine -> _native, errors, _typing
 
 Imports under ``if TYPE_CHECKING:`` are for the type checker and count for nothing here.
 """
@@ -32,7 +32,7 @@ EXCEPTIONS = {
 
 def layer(module):
     first = module.split(".")[1]
-    if first in ("_native", "errors"):
+    if first in ("_native", "_timeout", "_typing", "errors"):
         return BOTTOM
     return {"cli": CLI, "copying": COPYING, "_engine": ENGINE}.get(first, PUBLIC)
 

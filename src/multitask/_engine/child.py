@@ -13,11 +13,11 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from multitask._engine import clock, notes
 from multitask._engine.core import CALL, CHUNK
 from multitask._engine.wire import Decoder, Parcel
+from multitask._typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.snapshot import Snapshot

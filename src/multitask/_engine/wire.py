@@ -13,7 +13,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pickle import dumps
 from types import FunctionType
-from typing import Any
 
 from multitask._engine.byvalue.child import Decoder, cannot_rebuild, loads, starved
 from multitask._engine.byvalue.define import Definitions
@@ -22,6 +21,7 @@ from multitask._engine.byvalue.home import ABSENT, PROTOCOL, homes, importable, 
 from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names_main
 from multitask._engine.byvalue.reducers import CACHED_TYPE
+from multitask._typing import Any
 
 __all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
 

@@ -9,10 +9,12 @@ from threading import Condition
 
 from multitask._engine.core import Removed
 from multitask._engine.sites import is_ours
-from multitask.errors import CancelledError, PoolClosed
 
 cdef tuple EMPTY = ()
-cdef object Parcel = None      # set by the first core: wire is not imported before it is needed
+# Set by the first core: a worker has no use for the errors, and wire is not imported before it is needed.
+cdef object Parcel = None
+cdef object CancelledError = None
+cdef object PoolClosed = None
 
 
 
@@ -57,11 +59,12 @@ cdef class Books:
         self.page_fd = self.bell_fd = self.epoll_fd = -1
 
     def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1):
-        global Parcel
+        global Parcel, CancelledError, PoolClosed
         from multitask._engine.wire import Parcel as parcel_class
+        from multitask.errors import CancelledError as cancelled_error, PoolClosed as closed_error
         cdef void *at
         cdef epoll_event event
-        Parcel = parcel_class
+        Parcel, CancelledError, PoolClosed = parcel_class, cancelled_error, closed_error
         self.encoder = encoder
         self.task_class = task_class
         self.policy_key = policy_key

@@ -13,7 +13,6 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
 
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.classes import arrived, reduce_class
@@ -22,6 +21,7 @@ from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, homes
 from multitask._engine.byvalue.missing import make_missing
 from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, ValuePickler, is_plain, pickled_somehow
 from multitask._engine.byvalue.reducers import learn_lazily_imported
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.snapshot import Snapshot

@@ -13,7 +13,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
-from typing import Any
 
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.bindings import Bindings
@@ -33,6 +32,7 @@ from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import ConstantPickler, ValuePickler, names_main, pickled_somehow
 from multitask._engine.byvalue.reducers import learn_lazily_imported
 from multitask._engine.byvalue.snapshot import Read, Snapshot, functions_within, reads_of
+from multitask._typing import Any
 
 _KEPT = 4096
 _CLASSES_KEPT = 1000

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+
+from multitask._typing import Any
 
 _NODES = 200_000  # looked at before the search gives up
 _SCALARS = (int, float, bool, type(None), str, bytes, complex)

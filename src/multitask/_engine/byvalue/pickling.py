@@ -11,10 +11,10 @@ import io
 import pickle
 import sys
 from types import CellType, ModuleType
-from typing import Any, Protocol
 
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.reducers import reduce_any_class, reduce_any_error, reducers
+from multitask._typing import Any, Protocol
 
 IN_BAND_BYTES = 16 * 1024  # smaller buffers are cheaper inside the pickle than beside it
 

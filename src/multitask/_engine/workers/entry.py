@@ -14,10 +14,10 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 from multitask import _native
 from multitask._engine.workers import lifeline
+from multitask._typing import Any, NoReturn
 
 MARKER = "MULTITASK_WORKER"
 DEFAULT_TARGET = "multitask._engine.child:main"
@@ -27,10 +27,10 @@ _prctl: Callable[..., int] | None = None
 _retired_streams: list[object] = []  # never finalised: that would write their inherited content once more
 
 
-def isolate(lifeline_fd: int) -> None:
+def isolate(lifeline_fd: int, **arming: int) -> None:
     """Cut this process loose from the terminal and the signals of its parent, and tie it to the parent's life."""
     lead_a_group()
-    lifeline.arm(lifeline_fd)
+    lifeline.arm(lifeline_fd, **arming)
     adopt_orphans()
     calm_signals()
     fresh_streams()
