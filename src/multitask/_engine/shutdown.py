@@ -38,6 +38,10 @@ def register(engine: Engine) -> None:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_in_forked_child)
     _engines[id(engine)] = engine
+    if sys.version_info[:2] == (3, 12):
+        # That version starts no thread once the program has begun to end.
+        with contextlib.suppress(RuntimeError):
+            engine.callbacks.ensure()
 
 
 def forget(engine: Engine) -> None:
