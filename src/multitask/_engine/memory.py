@@ -21,7 +21,7 @@ def spare_bytes(senders: int) -> int:
 def available_bytes(root: str | os.PathLike[str]) -> int | None:
     """Memory that this process could still get without swapping: the machine's and that of its control groups.
 
-    None where the kernel does not say. *root* is where ``proc`` and ``sys`` are found; a test gives a folder of its own.
+    None where the kernel does not say. *root* is as in ``cgroups``.
     """
     top = os.fspath(root)
     figures = [_figure(os.path.join(top, "proc/meminfo"), "MemAvailable:", 1024)]

@@ -29,7 +29,7 @@ cdef class WorkerEnd:
     def __cinit__(self):
         self.statm = -1
 
-    def __init__(self, int memory, int sock, int page_fd, int bell, int senders=1):
+    def __init__(self, int memory, int sock, int page_fd, int bell, *, int senders=1):
         global Parcel
         from multitask._engine.wire import Parcel as parcel_class
         Parcel = parcel_class
