@@ -76,8 +76,8 @@ def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
 
         if spec.get("kill_point"):
             core.set_kill_point(*spec["kill_point"])
-        end: Any = core.WorkerEnd(*fds)
-        os.register_at_fork(after_in_child=lambda: setattr(end, "forked", True))
+        end: Any = core.WorkerEnd(*fds, senders=spec["senders"])
+        os.register_at_fork(after_in_child=end.disown)
         return end  # type: ignore[no-any-return]
     from multitask._engine.channels.pipe import ChildPipe
 

@@ -156,7 +156,9 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
                 return policy.key(options, monotonic())
 
         spin = SPIN_NS if cpu_count() > 1 else 0
-        core = _native.core.NativeCore(_encoder(config), config.task_class, key, callbacks.put, spin, cpu_count())
+        core = _native.core.NativeCore(
+            _encoder(config), config.task_class, key, callbacks.put, spin, cpu_count(), config.processes + 1
+        )
         core.failures = Failures(callbacks)
         return core
     from multitask._engine.portable import PortableCore

@@ -142,6 +142,7 @@ class Staff:
             "name": name,
             "authkey": bytes(process.current_process().authkey),
             "kill_point": KILL_POINT,
+            "senders": config.processes + 1,
         }
 
     def kill(self, hand: Hand) -> None:

@@ -54,11 +54,13 @@ cdef class Books:
     cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
     cdef object manager_thread
+    cdef Shelf shelf
 
     def __cinit__(self):
         self.page_fd = self.bell_fd = self.epoll_fd = -1
 
-    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1):
+    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1,
+                 int senders=1):
         global Parcel, CancelledError, PoolClosed
         from multitask._engine.wire import Parcel as parcel_class
         from multitask.errors import CancelledError as cancelled_error, PoolClosed as closed_error
@@ -88,6 +90,7 @@ cdef class Books:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.bell_fd < 0 or self.epoll_fd < 0:
             PyErr_SetFromErrno(OSError)
+        self.shelf = Shelf(senders, self.bell_fd)
         event.events = EPOLLIN
         event.data.u64 = 0
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.bell_fd, &event) != 0:
@@ -134,7 +137,7 @@ cdef class Books:
         content = mt_reserve(ring, length, &slot)
         if content == NULL:
             return 0
-        if segment is not None and mt_send_fd(lane.sock, segment.fd, MSG_DONTWAIT) != 0:
+        if segment is not None and segment.send(lane.sock, MSG_DONTWAIT) != 0:
             return 0
         memcpy(content, data, length)
         slot.kind = K_CALL
@@ -186,7 +189,7 @@ cdef class Books:
         cdef unsigned char *content = mt_reserve(&lane.m.requests, <uint32_t> (first + rest), &slot)
         if content == NULL:
             return 0
-        if segment is not None and mt_send_fd(lane.sock, segment.fd, MSG_DONTWAIT) != 0:
+        if segment is not None and segment.send(lane.sock, MSG_DONTWAIT) != 0:
             return 0
         memcpy(content, PyBytes_AS_STRING(d.prefix), first)
         if rest:
