@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import sys
 import threading
+import weakref
 
 import pytest
 import work
@@ -45,6 +47,21 @@ def test_raising_the_same_error_again_does_not_lengthen_its_traceback(pool):
                 trace, depth = trace.tb_next, depth + 1
             depths.append(depth)
     assert depths[0] == depths[1] == depths[2]
+
+
+def test_an_error_that_was_raised_does_not_keep_what_the_caller_had(pool):
+    class Large:
+        pass
+
+    def call():
+        large = Large()
+        with pytest.raises(ValueError, match="bad"):
+            pool.submit(work.raise_value_error).result()
+        return weakref.ref(large)
+
+    seen = call()
+    gc.collect()  # the frame and its error hold each other
+    assert seen() is None
 
 
 @pytest.mark.processes
