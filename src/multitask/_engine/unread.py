@@ -23,8 +23,7 @@ class Failures(list[Any]):
 
     Who asks takes his task out, for its error may hold what is large (the frames it was raised in, their
     arguments). Of many tasks those that have been asked for are cleared out as the list doubles, on the callback
-    thread:
-    dropping the last reference to a task may run code of the user's.
+    thread: dropping the last reference to a task may run code of the user's.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
