@@ -13,13 +13,19 @@ __all__ = [
     "FIFO",
     "CancelledError",
     "CannotTravel",
+    "Empty",
     "Executor",
+    "Full",
+    "JoinableQueue",
     "MultitaskError",
     "NotSupported",
     "Pool",
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "Queue",
+    "ShutDown",
+    "SimpleQueue",
     "Task",
     "TaskTimeout",
     "TimeoutError",
@@ -47,26 +53,33 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
     from multitask.task import Task
 else:
     _HOME = {
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "copytree": "copying",
+        "cpu_count": "_engine.cpus",
+        "Empty": "queues",
         "Executor": "executor",
         "FIFO": "policies",
+        "Full": "queues",
+        "JoinableQueue": "queues",
         "MultitaskError": "errors",
+        "note": "_engine.notes",
         "NotSupported": "errors",
         "Pool": "pool",
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "Queue": "queues",
+        "ShutDown": "queues",
+        "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",
         "WorkerLost": "errors",
-        "copytree": "copying",
-        "cpu_count": "_engine.cpus",
-        "note": "_engine.notes",
     }
 
     def __getattr__(name):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
+
+from multitask import _native
 
 if TYPE_CHECKING:
     from multitask._engine.queueing.interface import Queue
 
 
 def flavour(shared: bool) -> type[Queue]:
-    """The class to make: between threads, in shared memory, or on a file where there is none of the two."""
+    """The class to make: between threads, in shared memory, or on a file where the native one is not to be had."""
     if not shared:
         from multitask._engine.queueing.local import LocalQueue
 
@@ -26,7 +27,7 @@ def flavour(shared: bool) -> type[Queue]:
 
 def native() -> bool:
     """Whether the native queue is built and wanted (``MULTITASK_NATIVE=0`` says no)."""
-    if os.environ.get("MULTITASK_NATIVE", "1") == "0":
+    if not _native.available:
         return False
     try:
         from multitask._native import ring  # noqa: F401

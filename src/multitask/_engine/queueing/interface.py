@@ -6,11 +6,12 @@ a subclass that keeps exactly what stands here. What they promise beyond it, and
 
 from __future__ import annotations
 
+import operator
 import queue
 import sys
 from collections.abc import Iterable, Iterator
 from types import GenericAlias
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from multitask._engine.queueing import choice
 
@@ -36,10 +37,10 @@ else:
 class Queue:
     """A first-in, first-out line that threads, processes, pool tasks and coroutines share.
 
-    ``Queue(maxsize)`` blocks ``put`` while *maxsize* items are in it; zero, None or less: no bound but memory. There is no
-    feeder thread: when ``put`` returns, the item is in the queue and outlives the process that put it. What is got is
-    always a copy. The queue itself may be inherited, be an argument or a result of a Process or of a pool task, also one
-    that runs already, or an item of another queue; it is freed with its last user.
+    ``Queue(maxsize)`` blocks ``put`` while *maxsize* items are in it; zero, None or less: no bound but memory. There is
+    no feeder thread: when ``put`` returns, the item is in the queue and outlives the process that put it. What is got
+    is always a copy. The queue itself may be inherited, be an argument or a result of a Process or of a pool task, also
+    one that runs already, or an item of another queue; it is freed with its last user.
 
     ``Queue(shared=False)`` is the queue between the threads of one process: the very same object comes out, nothing is
     pickled, and it refuses to travel. ``Queue.connect(address, authkey=…)`` is the line to a queue that another
@@ -56,10 +57,11 @@ class Queue:
     Empty: ClassVar[type[Exception]] = Empty
     ShutDown: ClassVar[type[Exception]] = ShutDown
 
-    def __new__(cls, maxsize: int | None = 0, *, shared: bool = True) -> Queue:
+    def __new__(cls, maxsize: int | None = 0, *, shared: bool = True) -> Self:
         # type.__call__ goes on with the flavour's own __init__(maxsize, shared=…), for it is a subclass.
         if cls is Queue:
-            cls = choice.flavour(shared)
+            flavour = choice.flavour(shared)
+            return flavour.__new__(flavour)  # type: ignore[return-value]
         return super().__new__(cls)
 
     # --- one item --------------------------------------------------------------------------------------------
@@ -262,6 +264,11 @@ class Queue:
 
     def __class_getitem__(cls, item: Any) -> GenericAlias:
         return GenericAlias(cls, (item,))
+
+
+def bound(maxsize: int | None) -> int:
+    """*maxsize* as a count, 0 for no bound; TypeError for what is no whole number."""
+    return max(0, 0 if maxsize is None else operator.index(maxsize))
 
 
 def closed_error(which: Queue) -> ValueError:
