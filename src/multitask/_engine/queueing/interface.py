@@ -60,6 +60,7 @@ class Queue:
         # type.__call__ goes on with the flavour's own __init__(maxsize, shared=…), for it is a subclass.
         if cls is Queue:
             cls = choice.flavour(shared)
+            return cls.__new__(cls)  # the one in C has its own
         return super().__new__(cls)
 
     # --- one item --------------------------------------------------------------------------------------------
