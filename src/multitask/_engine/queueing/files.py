@@ -300,6 +300,10 @@ class FileQueue(Queue):
         return self._log.look().got
 
     @property
+    def unfinished_tasks(self) -> int:
+        return self._log.look().unfinished
+
+    @property
     def closed(self) -> bool:
         return self._closed
 

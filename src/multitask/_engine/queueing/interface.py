@@ -61,7 +61,7 @@ class Queue:
         # type.__call__ goes on with the flavour's own __init__(maxsize, shared=…), for it is a subclass.
         if cls is Queue:
             flavour = choice.flavour(shared)
-            return flavour.__new__(flavour)  # type: ignore[return-value]
+            return flavour.__new__(flavour)  # type: ignore[return-value]  # the one in C has its own
         return super().__new__(cls)
 
     # --- one item --------------------------------------------------------------------------------------------
@@ -144,6 +144,11 @@ class Queue:
 
         What consumers got and this say different when consumers were killed after they had taken something.
         """
+        raise NotImplementedError
+
+    @property
+    def unfinished_tasks(self) -> int:
+        """How many items were put and are not yet said to be done; ``join`` waits for 0."""
         raise NotImplementedError
 
     @property
