@@ -320,7 +320,8 @@ class FileQueue(Queue):
         lock, levels = self._parts.lock, self._parts.levels()
         descriptors = [lock.fd, *(fd for level in levels for fd in level.descriptors)]
         handles = travel.send(repr(self), self._key, descriptors, lock.handle())
-        self._parts.lent = (self._key, len(descriptors))
+        if handles.tickets:
+            self._parts.lent = (self._key, len(descriptors))
         return _arrive, (self._key, handles, [len(level.descriptors) for level in levels])
 
 
@@ -340,7 +341,8 @@ def _arrive(key: bytes, handles: travel.Handles, ends: list[int]) -> FileQueue:
         del rest[:count]
     made = FileQueue.__new__(FileQueue)
     made._begin(key, fd, levels, handles.lock)
-    made._parts.lent = (key, 1 + sum(ends))
+    if handles.tickets:
+        made._parts.lent = (key, 1 + sum(ends))
     # Another thread may have been as quick; one of the two objects goes.
     return _open.setdefault(key, made)
 
