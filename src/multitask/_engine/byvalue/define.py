@@ -251,9 +251,13 @@ class Definitions:
 
     # --- how results name what is here (Home) -----------------------------------------------------------------------
 
-    def resolve(self, number: int) -> object:
+    def subject(self, number: int) -> Any:
+        """What is defined under *number*; None if it is gone."""
         definition = self._by_number.get(number)
-        subject = None if definition is None else definition.subject()
+        return None if definition is None else definition.subject()
+
+    def resolve(self, number: int) -> object:
+        subject = self.subject(number)
         if subject is None:
             raise LookupError("the class or function that it refers to is gone from the submitting process")
         return subject

@@ -38,8 +38,10 @@ class ValuePickler(pickle.Pickler):
     root: tuple[Any, Any] | None = None
     replaced: dict[str, object] = {}
     found: list[Any]  # definitions that the pickle refers to
+    asked: bool = False  # about anything: else it was all plain data
 
     def reducer_override(self, obj: Any) -> Any:
+        self.asked = True
         kind = type(obj)
         reducer = reducers.get(kind)
         if reducer is not None:
@@ -87,12 +89,12 @@ def _bare_object(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
-_MAIN_IN_PICKLE = b"\x8c\x08__main__"
+MAIN_IN_PICKLE = b"\x8c\x08__main__"
 
 
 def names_main(data: bytes) -> bool:
     """Whether a pickle may refer to ``__main__`` by name, where nothing of that name need be in a worker."""
-    return _MAIN_IN_PICKLE in data
+    return MAIN_IN_PICKLE in data
 
 
 def pickled(
