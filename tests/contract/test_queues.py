@@ -471,8 +471,9 @@ def test_an_item_that_cannot_be_rebuilt_fails_get_and_is_gone(flavour):
     q = flavour.queue(2)
     q.put(Unloadable())
     q.put("next")
-    with pytest.raises(Wrong):
+    with pytest.raises(multitask.CannotTravel, match="cannot be rebuilt") as caught:
         q.get()
+    assert type(caught.value.__cause__) is Wrong
     assert q.get() == "next" and q.empty()
     q.put("room", block=False)
 
@@ -481,7 +482,7 @@ def test_an_item_that_cannot_be_rebuilt_fails_get_and_is_gone(flavour):
 def test_get_many_with_one_that_cannot_be_rebuilt_hands_over_the_others(flavour):
     q = flavour.queue()
     q.put_many(["a", Unloadable(), "b"])
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(multitask.CannotTravel) as caught:
         q.get_many()
     assert caught.value.items == ["a", "b"]
 

@@ -24,8 +24,7 @@ EXCLUDED = {
     "_TestQueue.test_queue_feeder_donot_stop_onexc": "what cannot be pickled raises in put: there is no feeder",
     "_TestQueue.test_queue_feeder_on_queue_feeder_error": "a hook of the stdlib's feeder thread",
     "_TestQueue.test_no_import_lock_contention": "a script that imports multiprocessing by name",
-    "_TestSimpleQueue.test_close": "looks at _reader and _writer, attributes of the stdlib's queue",
-    "_TestSimpleQueue.test_empty_exceptions": "sets _poll, an inside of the stdlib's queue",
+    "TestSimpleQueue.test_closed": "looks at _reader and _writer, attributes of the stdlib's queue",
 }
 
 
@@ -78,7 +77,9 @@ class _Ours:
         self.SimpleQueue = multitask.SimpleQueue
 
     def __getattr__(self, name):
-        return getattr(multiprocessing, name)
+        # The classes of the tests are made here: only a fork knows them.
+        context = multiprocessing.get_context("fork")
+        return getattr(context, name) if hasattr(context, name) else getattr(multiprocessing, name)
 
 
 @pytest.mark.slow
@@ -89,11 +90,11 @@ def test_queue_of_processes(name, kind, monkeypatch):
 
 
 @pytest.mark.filterwarnings("default")
-@pytest.mark.parametrize(("name", "kind"), _cases("test._test_multiprocessing", "_TestSimpleQueue", queue_kinds.SHARED))
+@pytest.mark.parametrize(("name", "kind"), _cases("test._test_multiprocessing", "TestSimpleQueue", queue_kinds.SHARED))
 def test_simple_queue(name, kind, monkeypatch):
     flavour = queue_kinds.Flavour(kind).kind
     monkeypatch.setattr(choice, "flavour", lambda shared: flavour)
-    _run_with_processes("_TestSimpleQueue", name, flavour, monkeypatch)
+    _run_with_processes("TestSimpleQueue", name, flavour, monkeypatch)
 
 
 def _run_with_processes(base, name, kind, monkeypatch):
@@ -102,7 +103,8 @@ def _run_with_processes(base, name, kind, monkeypatch):
     monkeypatch.setattr(suite, "multiprocessing", ours)
     queues = {one: staticmethod(getattr(ours, one)) for one in ("Queue", "JoinableQueue", "SimpleQueue")}
     # Only the tests' own class set-up: the module's looks for leaks in the stdlib's fork server.
-    _run(type(base, (getattr(suite, base), suite.ProcessesMixin, unittest.TestCase), queues), name)
+    bases = (getattr(suite, base), suite.ProcessesMixin, unittest.TestCase)
+    _run(type(base, bases[:1] if issubclass(bases[0], unittest.TestCase) else bases, queues), name)
 
 
 def _run(case: type[unittest.TestCase], name: str) -> None:

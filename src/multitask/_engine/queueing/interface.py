@@ -84,7 +84,7 @@ class Queue:
 
         Blocks while the queue is empty, at most *timeout* seconds, then raises Empty; *block* and *timeout* as in
         ``put``. Raises ShutDown when the queue was shut down and is empty, ValueError after ``close`` in this process.
-        What cannot be unpickled here is gone from the queue and raises its own error.
+        What cannot be rebuilt here is gone from the queue and raises CannotTravel, caused by its own error.
         """
         raise NotImplementedError
 
@@ -112,7 +112,7 @@ class Queue:
         """Remove what is there, at most *most* items (None: all), and return it as a list, the oldest first.
 
         Waits for the first one only, and raises what ``get`` raises where that would, so the list is never empty.
-        *most* below 1 is a ValueError. When an item cannot be unpickled, the others that were taken with it are in
+        *most* below 1 is a ValueError. When an item cannot be rebuilt, the others that were taken with it are in
         the attribute ``items`` of the error.
         """
         raise NotImplementedError
