@@ -36,24 +36,25 @@ _watches: dict[tuple[int, bool], Watch] = {}
 
 async def aget(queue: Queue, timeout: float | None = None) -> Any:
     """``Queue.aget`` of every flavour whose ``get_nowait`` does not block; a negative *timeout* counts as 0."""
-    return await _patiently(queue, True, queue.get_nowait, queue.Empty, timeout)
+    return await patiently(queue, True, queue.get_nowait, queue.Empty, timeout)
 
 
 async def aput(queue: Queue, obj: Any, timeout: float | None = None) -> None:
     """``Queue.aput`` of every flavour whose ``put_nowait`` does not block; a negative *timeout* counts as 0."""
-    await _patiently(queue, False, lambda: queue.put_nowait(obj), queue.Full, timeout)
+    await patiently(queue, False, lambda: queue.put_nowait(obj), queue.Full, timeout)
 
 
-async def _patiently(
+async def patiently(
     queue: Queue, to_get: bool, attempt: Callable[[], Any], not_yet: type[Exception], timeout: float | None
 ) -> Any:
+    """*attempt* until it does not raise *not_yet*, each time that *queue* may have changed; in the loop's own thread."""
     try:
         return attempt()
     except not_yet:
         if timeout is not None and timeout <= 0:
             raise
     end = None if timeout is None else clock.monotonic() + timeout
-    home = _home()
+    home = running_loop()
     again = False
     while True:
         waiter = Waiter(home.event())
@@ -162,7 +163,8 @@ class TrioHome:
             await event.wait()
 
 
-def _home() -> Home:
+def running_loop() -> Home:
+    """The event loop that runs on this thread."""
     try:
         return AsyncioHome(asyncio.get_running_loop())
     except RuntimeError:
