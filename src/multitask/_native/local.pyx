@@ -477,6 +477,10 @@ cdef class ThreadQueue:
         return self.gets
 
     @property
+    def unfinished_tasks(self):
+        return self.puts - self.settled
+
+    @property
     def closed(self):
         return self.ended
 

@@ -318,6 +318,10 @@ class PlainQueue:
         return self._gets
 
     @property
+    def unfinished_tasks(self) -> int:
+        return self._puts - self._settled
+
+    @property
     def closed(self) -> bool:
         return self._closed
 
