@@ -31,18 +31,19 @@ class _Use:
 class NativeQueue(RingQueue, Queue):
     """See the top of the file, and ``Queue``."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_key", "_use")
 
     def __init__(self, maxsize: int | None = 0, *, shared: bool = True) -> None:
-        self._create(bound(maxsize))
+        super().__init__(bound(maxsize))
         self._key = os.urandom(16)
+        self._use: _Use | None = None
         # From now on, because a forked child may be handed what it has inherited.
         family.known_as(self._key, self)
 
     def __reduce__(self) -> Any:
         ticket = family.lend(self.fd, self._key)
-        if self.tie is None:
-            self.tie = _Use(self._key)
+        if self._use is None:
+            self._use = _Use(self._key)
         return _arrive, (self._key, ticket)
 
 
@@ -50,10 +51,9 @@ def _arrive(key: bytes, ticket: family.Ticket) -> NativeQueue:
     """The one object in this process for the queue with that key."""
 
     def attach(fd: int) -> NativeQueue:
-        made = NativeQueue.__new__(NativeQueue)
-        made._attach(fd)
+        made = NativeQueue._attach(fd)
         made._key = key
-        made.tie = _Use(key)
+        made._use = _Use(key)
         return made
 
     return family.shared(key, ticket, attach)
