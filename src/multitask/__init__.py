@@ -11,11 +11,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "BaseManager",
     "CancelledError",
     "CannotTravel",
+    "Client",
     "Executor",
+    "Listener",
+    "Manager",
     "MultitaskError",
     "NotSupported",
+    "Pipe",
     "Pool",
     "PoolBroken",
     "PoolClosed",
@@ -32,6 +37,7 @@ __all__ = [
 if TYPE_CHECKING:
     from multitask._engine.cpus import cpu_count
     from multitask._engine.notes import note
+    from multitask.connections import BaseManager, Client, Listener, Manager, Pipe
     from multitask.copying import copytree
     from multitask.errors import (
         CancelledError,
@@ -50,12 +56,17 @@ if TYPE_CHECKING:
     from multitask.task import Task
 else:
     _HOME = {
+        "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "Client": "connections",
         "Executor": "executor",
         "FIFO": "policies",
+        "Listener": "connections",
+        "Manager": "connections",
         "MultitaskError": "errors",
         "NotSupported": "errors",
+        "Pipe": "connections",
         "Pool": "pool",
         "PoolBroken": "errors",
         "PoolClosed": "errors",

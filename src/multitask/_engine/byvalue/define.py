@@ -136,17 +136,23 @@ class Definitions:
         return pickle.dumps(_Inherited(self.space, name), PROTOCOL)
 
     def pickled(
-        self, obj: object, title: str, definition: Definition | None = None, replaced: dict[str, object] | None = None
+        self,
+        obj: object,
+        title: str,
+        definition: Definition | None = None,
+        replaced: dict[str, object] | None = None,
+        in_band: bool = False,
     ) -> tuple[bytes, tuple[Any, ...], list[Definition], ValuePickler]:
         """*obj* as a pickle; raises CannotTravel that names the path to what failed, starting with *title*."""
         learn_lazily_imported()
         seen: list[object] = []
         root = None if definition is None else (obj, definition)
         try:
-            written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen)
+            options: dict[str, Any] = {"root": root, "replaced": replaced, "in_band": in_band}
+            written = pickled_somehow(self, obj, seen=seen, **options)
             if self.snapshot is None and names_main(written[0]):
                 # Under fork the name is there; elsewhere a constant that pickles as its name has to be sent.
-                written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen, kind=ConstantPickler)
+                written = pickled_somehow(self, obj, seen=seen, kind=ConstantPickler, **options)
             return written
         except Exception as error:
             raise explanation(roots(obj, title), seen, error) from error
