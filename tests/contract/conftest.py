@@ -82,7 +82,9 @@ def variant(request, monkeypatch):
 @pytest.fixture
 def flavour(request):
     """One kind of Queue: ``flavour.queue(maxsize)``."""
-    return queue_kinds.Flavour(request.param)
+    flavour = queue_kinds.Flavour(request.param)
+    yield flavour
+    flavour.close()
 
 
 @pytest.fixture

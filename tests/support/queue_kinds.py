@@ -15,7 +15,8 @@ from multitask._engine.queueing import choice
 
 SHARED = ("native", "file")
 LOCAL = ("local-native", "local-plain")
-FLAVOURS = SHARED + LOCAL
+REMOTE = ("remote", "remote-objects")
+FLAVOURS = SHARED + LOCAL + REMOTE
 METHODS = ("fork", "forkserver", "spawn")
 HANG_SECONDS = 60.0  # only detects a hang
 
@@ -25,11 +26,23 @@ class Flavour:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.shared = name in SHARED
+        self.shared = name not in LOCAL
         self.kind = _kind(name)
+        self.served: list[Any] = []
 
     def queue(self, maxsize: int | None = 0) -> Queue:
-        return self.kind(maxsize)
+        if self.name not in REMOTE:
+            return self.kind(maxsize)
+        server = self.kind(maxsize).serve(authkey="key of the tests")
+        self.served.append(server)
+        client = Queue.connect(server.address, authkey=b"key of the tests")
+        self.served.append(client)
+        return client
+
+    def close(self) -> None:
+        while self.served:
+            end = self.served.pop()
+            end.close() if hasattr(end, "address") else end.disconnect()
 
 
 def _kind(name: str) -> type[Queue]:
@@ -39,12 +52,16 @@ def _kind(name: str) -> type[Queue]:
         from multitask._engine.queueing.memory import NativeQueue
 
         return NativeQueue
-    if name == "file":
+    if name == "remote" and choice.native():
+        return _kind("native")
+    if name in ("file", "remote"):
         from multitask._engine.queueing.files import FileQueue
 
         return FileQueue
     from multitask._engine.queueing import local
 
+    if name == "remote-objects":
+        return local.LocalQueue
     if name == "local-plain":
         return local.PlainLocalQueue
     if not hasattr(local, "NativeLocalQueue"):

@@ -438,8 +438,6 @@ cdef class ThreadQueue:
         cdef int64_t end
         try:
             end = deadline(block, timeout)
-            if self.refuses:
-                self.refuse()
             for obj in iterable:
                 self.put_one(obj, end)
                 done += 1
@@ -522,8 +520,8 @@ cdef class ThreadQueue:
         cdef int64_t done = operator.index(count)
         if self.born != forks:
             self.recover()
-        if done < 0:
-            raise ValueError("task_done() of a negative number")
+        if done < 1:
+            raise ValueError("task_done() of less than one")
         if done > self.puts - self.settled:
             raise ValueError("task_done() called too many times")
         self.settled += done

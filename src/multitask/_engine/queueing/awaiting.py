@@ -47,7 +47,7 @@ async def aput(queue: Queue, obj: Any, timeout: float | None = None) -> None:
 async def patiently(
     queue: Queue, to_get: bool, attempt: Callable[[], Any], not_yet: type[Exception], timeout: float | None
 ) -> Any:
-    """*attempt* until it does not raise *not_yet*, each time that *queue* may have changed; in the loop's own thread."""
+    """Call *attempt* until it does not raise *not_yet*: whenever *queue* may have changed, on the loop's own thread."""
     try:
         return attempt()
     except not_yet:

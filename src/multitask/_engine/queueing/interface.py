@@ -249,14 +249,16 @@ class Queue:
 
         return await awaiting.aget(self, timeout)
 
-    def serve(self, address: tuple[str, int] = ("127.0.0.1", 0), *, authkey: bytes | None = None) -> Server:
+    def serve(self, address: tuple[str, int] = ("127.0.0.1", 0), *, authkey: bytes | str | None = None) -> Server:
         """Answer ``Queue.connect`` on *address* from now on, from threads of this process, and return the server."""
         from multitask._engine.queueing import remote
 
         return remote.serve(self, address, authkey=authkey)
 
     @classmethod
-    def connect(cls, address: tuple[str, int], *, authkey: bytes | None = None, timeout: float | None = None) -> Queue:
+    def connect(
+        cls, address: tuple[str, int], *, authkey: bytes | str | None = None, timeout: float | None = None
+    ) -> Queue:
         """The queue that another process serves at *address*, authenticated before anything is unpickled."""
         from multitask._engine.queueing import remote
 

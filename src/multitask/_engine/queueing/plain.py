@@ -284,7 +284,6 @@ class PlainQueue:
         done = 0
         try:
             end = moment(block, timeout)
-            self._refuse()
             for obj in iterable:
                 self._put(obj, end)
                 done += 1
@@ -351,8 +350,8 @@ class PlainQueue:
 
     def task_done(self, count: int = 1) -> None:
         done = operator.index(count)
-        if done < 0:
-            raise ValueError("task_done() of a negative number")
+        if done < 1:
+            raise ValueError("task_done() of less than one")
         with self._lock:
             if done > self._puts - self._settled:
                 raise ValueError("task_done() called too many times")

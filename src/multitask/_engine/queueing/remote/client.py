@@ -13,7 +13,7 @@ from multitask._engine import clock
 from multitask._engine.queueing import awaiting
 from multitask._engine.queueing.interface import Empty, Full, Queue, ShutDown, closed_error
 from multitask._engine.queueing.remote import frames, sealed
-from multitask._engine.queueing.remote.line import Ask, Line
+from multitask._engine.queueing.remote.line import Ask, ConnectionLost, Line
 from multitask.errors import CannotTravel, MultitaskError, TimeoutError
 
 BATCH, BATCH_BYTES = 256, 1 << 20  # of one PUT of put_many
@@ -100,8 +100,8 @@ class RemoteQueue(Queue):
 
     def _checked(self, ask: Ask) -> Ask:
         if ask.error is not None:
-            if ask.items is not None:
-                ask.error.items = [sealed.open_sealed(data) for data in frames.unpack_items(ask.items)]  # type: ignore[attr-defined]
+            if ask.items is not None and isinstance(ask.error, ConnectionLost):
+                ask.error.items = [sealed.open_sealed(data) for data in frames.unpack_items(ask.items)]
             raise ask.error
         assert ask.reply is not None
         if ask.reply[0] == frames.FAILED:

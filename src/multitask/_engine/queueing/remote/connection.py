@@ -13,7 +13,7 @@ from multitask.errors import CannotTravel, TimeoutError
 if TYPE_CHECKING:
     from multitask._engine.queueing.remote.server import Server
 
-BATCH = 1000  # messages in one answer
+BATCH = 1 << 14  # messages in one answer
 
 
 class Answer(NamedTuple):
@@ -89,7 +89,7 @@ class Connection:
         if self.session.answer(number, kind, *content, held=held):
             self.away.send(number, kind, content)
         else:
-            self.server.give_back(held)
+            self.server.give_back(list(held))
 
     def failure(self, error: Exception) -> Answer:
         return Answer(frames.FAILED, (_failure(self.server.queue, error),))

@@ -19,7 +19,7 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import Any
 
 from multitask._engine import clock
 from multitask._engine.queueing.remote import frames, sockets
@@ -32,8 +32,8 @@ PAUSES = (0.02, 1.0)  # between two tries: the first, and the longest
 class ConnectionLost(MultitaskError, ConnectionError):
     """The server of a queue cannot be reached, or does not know any more what was asked before.
 
-    ``items``: messages that had come with the connection's last breath. The server may count them as taken, or give them
-    to somebody else; None when nothing had come.
+    ``items``: messages that had come with the connection's last breath. The server may count them as taken, or give
+    them to somebody else; None when nothing had come.
     """
 
     items: list[object] | None = None
@@ -55,7 +55,7 @@ class Ask:
         self.number = 0
         self.items: bytes | None = None  # the MESSAGES, before they are ours
         self.reply: tuple[int, bytes] | None = None
-        self.error: ConnectionLost | None = None
+        self.error: Exception | None = None
         self.given_up = False
         self.call: Callable[[], object] = _nothing
 
@@ -274,22 +274,19 @@ class Line:
             self._sock = None
             lost.close()
             if self._ended or not self._open:
-                return self._rest([])
+                self._reader = None
+                return None
         try:
             sock, known = self._reach(clock.monotonic() + self.patience, once=False)
         except (ConnectionLost, WrongKey) as error:
             with self._lock:
                 failed = list(self._open.values())
-                self._rest(failed)
+                self._open.clear()
+                self._reader = None
             for ask in failed:
                 self._fail(ask, error)
             return None
         return self._resume(sock, known)
-
-    def _rest(self, failed: list[Ask]) -> None:
-        for ask in failed:
-            del self._open[ask.number]
-        self._reader = None
 
     def _resume(self, sock: socket.socket, known: bool) -> socket.socket:
         with self._lock:
@@ -316,8 +313,9 @@ class Line:
         else:
             what = "it is not known whether it was done" if not ask.repeatable else "it was not answered"
         why = "the server does not know this client any more" if cause is None else str(cause)
-        ask.error = ConnectionLost(f"the connection to the queue at {host}:{port} was lost; {what}", why=why)
-        ask.error.__cause__ = cause
+        error = ConnectionLost(f"the connection to the queue at {host}:{port} was lost; {what}", why=why)
+        error.__cause__ = cause
+        ask.error = error
         ask.call()
 
 
@@ -350,8 +348,8 @@ def _exactly(sock: socket.socket, length: int) -> bytes:
     return data
 
 
-def _all(stream: BinaryIO, length: int) -> bytes:
-    data = stream.read(length)
+def _all(stream: Any, length: int) -> bytes:
+    data: bytes = stream.read(length)
     if len(data) < length:
         raise EOFError("the other side closed the connection")
     return data

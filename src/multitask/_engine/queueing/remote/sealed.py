@@ -14,19 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from multitask._engine import envelope
 from multitask.errors import CannotTravel
-
-try:
-    from multitask._engine import envelope
-except ImportError:
-    import types
-
-    import cloudpickle
-
-    envelope = types.SimpleNamespace(
-        seal=lambda obj, where: (cloudpickle.dumps(obj), []),
-        open_sealed=lambda data, buffers: pickle.loads(data),
-    )
 
 _RAW, _SEALED = b"r", b"s"
 _LENGTHS = struct.Struct(">Q")
