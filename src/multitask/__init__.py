@@ -11,14 +11,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "BaseManager",
     "CancelledError",
     "CannotTravel",
+    "Client",
     "Empty",
     "Executor",
     "Full",
     "JoinableQueue",
+    "Listener",
+    "Manager",
     "MultitaskError",
     "NotSupported",
+    "Pipe",
     "Pool",
     "PoolBroken",
     "PoolClosed",
@@ -38,6 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from multitask._engine.cpus import cpu_count
     from multitask._engine.notes import note
+    from multitask.connections import BaseManager, Client, Listener, Manager, Pipe
     from multitask.copying import copytree
     from multitask.errors import (
         CancelledError,
@@ -57,8 +63,10 @@ if TYPE_CHECKING:
     from multitask.task import Task
 else:
     _HOME = {
+        "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "Client": "connections",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
         "Empty": "queues",
@@ -66,9 +74,12 @@ else:
         "FIFO": "policies",
         "Full": "queues",
         "JoinableQueue": "queues",
+        "Listener": "connections",
+        "Manager": "connections",
         "MultitaskError": "errors",
         "note": "_engine.notes",
         "NotSupported": "errors",
+        "Pipe": "connections",
         "Pool": "pool",
         "PoolBroken": "errors",
         "PoolClosed": "errors",

@@ -152,7 +152,7 @@ def test_a_local_queue_refuses_to_travel_and_says_why():
     with pytest.raises(multitask.CannotTravel, match="shared=False"):
         Queue().put(q)
     with Pool(1) as pool, pytest.raises(multitask.CannotTravel, match="shared=False"):
-        pool.submit(print, q)
+        pool.submit(print, q).result()
     process = multiprocessing.get_context("spawn").Process(target=print, args=(q,))
     with pytest.raises(multitask.CannotTravel, match="shared=False"):
         process.start()

@@ -13,9 +13,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from multiprocessing.process import current_process
 from typing import TYPE_CHECKING, Any, Protocol
 
-from multitask._engine import notes
+from multitask._engine import family, notes
 from multitask._engine.core import CALL, CHUNK
 from multitask._engine.wire import Decoder, Parcel
 
@@ -36,6 +37,8 @@ class End(Protocol):
 
 def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
     """Serve the pool that started this process; returns the exit code."""
+    family.join(spec["family"])
+    current_process().authkey = spec["authkey"]  # as in a child of multiprocessing: managers and listeners know it
     decoder = Decoder(spec["space"], inherited)
     decoder.install()
     end = _open(spec, fds)

@@ -7,10 +7,11 @@ Rule: a descriptor or process that was opened here is closed here, also when hir
 from __future__ import annotations
 
 import itertools
+from multiprocessing.process import current_process
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
-from multitask._engine import child
+from multitask._engine import child, family
 from multitask._engine.core import Core
 from multitask._engine.cpus import cpu_count
 from multitask._engine.workers.process import start_worker
@@ -52,6 +53,7 @@ class Staff:
         self._core = core
         self._numbers = itertools.count()
         self._method = config.start_method or "forkserver"
+        self._needed: Any = ()
         self._initializer = self._encode_initializer()
 
     def _encode_initializer(self) -> Any:
@@ -59,6 +61,7 @@ class Staff:
         if config.initializer is None or encoder is None:
             return None
         parcel, needs = encoder.dump((config.initializer, config.initargs))
+        self._needed = needs  # while they are held, the workers to come may borrow what was lent for it
         return _plain(parcel), tuple((number, name, _plain(content)) for number, name, content in needs)
 
     def hire(self) -> Hand:
@@ -132,6 +135,8 @@ class Staff:
             "maxtasksperchild": config.maxtasksperchild,
             "max_memory": config.max_memory,
             "name": name,
+            "family": family.address(),
+            "authkey": bytes(current_process().authkey),
             "kill_point": KILL_POINT,
         }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from multitask._engine import family
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.classes import reduce_class
 from multitask._engine.byvalue.graph import Parcel
@@ -233,6 +234,9 @@ class Decoder:
 
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
         return home.make_cell, (None, 0)
+
+    def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
+        return family.lend(fd)
 
     def _number(self, thing: object) -> int | None:
         number = self._numbers.get(id(thing))

@@ -11,10 +11,14 @@ import io
 import pickle
 import sys
 from types import CellType, ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from multitask._engine.byvalue.handles import lending, reducer_for
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.reducers import reduce_any_class, reduce_any_error, reducers
+
+if TYPE_CHECKING:
+    from multitask._engine.family import Ticket
 
 IN_BAND_BYTES = 16 * 1024  # smaller buffers are cheaper inside the pickle than beside it
 
@@ -26,6 +30,7 @@ class Traveller(Protocol):
     def write_class(self, pickler: ValuePickler, cls: type) -> Any: ...
     def write_object(self, pickler: ValuePickler, thing: Any, reduced: Any) -> Any: ...
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any: ...
+    def lend(self, pickler: ValuePickler, fd: int) -> Ticket: ...
 
 
 class ValuePickler(pickle.Pickler):
@@ -50,7 +55,8 @@ class ValuePickler(pickle.Pickler):
             return reduce_any_class(self, obj)
         if issubclass(kind, BaseException):
             return reduce_any_error(self, obj)
-        return NotImplemented
+        reducer = reducer_for(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
 
 
 class WitnessPickler(ValuePickler):
@@ -129,9 +135,12 @@ def pickled(
         pickler.replaced = replaced
     if seen is not None:
         pickler.seen = seen  # type: ignore[attr-defined]
-    if table is not None:
+    if table is None:
+        pickler.dump(obj)
+    else:
         pickler.dispatch_table = table
-    pickler.dump(obj)
+        with lending(pickler):  # for what multiprocessing pickles only while it starts a process
+            pickler.dump(obj)
     return file.getvalue(), tuple(buffers), found, pickler
 
 
@@ -180,10 +189,11 @@ def pickled_somehow(
     try:
         options["kind"] = WitnessPickler
         return pickled(traveller, obj, seen=witness, table=exotic_table(), **options)
-    except Exception:
+    except Exception as second:
         if seen is not None:
             seen += witness
-        raise first from None
+        # "… through inheritance" of multiprocessing: the second try says what of it could not be handed on.
+        raise second if type(first) is RuntimeError and "inheritance" in str(first) else first from None
 
 
 _SCALARS = frozenset({int, float, bool, type(None), str, bytes, complex})

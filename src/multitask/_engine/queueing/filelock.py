@@ -49,7 +49,7 @@ class DescriptionLock:
     """
 
     __slots__ = ("fd",)
-    survives_death = True
+    survives_death: ClassVar[bool] = True
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -83,7 +83,7 @@ class ProcessLock:
     """Other POSIX systems: ``lockf``, which belongs to the process."""
 
     __slots__ = ("fd",)
-    survives_death = True
+    survives_death: ClassVar[bool] = True
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -109,7 +109,7 @@ class SemaphoreLock:
     """Where files have no locks: the stdlib's. A holder that is killed leaves it shut for ever."""
 
     __slots__ = ("_semaphore", "fd")
-    survives_death = False
+    survives_death: ClassVar[bool] = False
 
     def __init__(self, fd: int, semaphore: Any = None) -> None:
         self.fd = fd

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 PAGE = 4096
 KEEP_BYTES = 4 << 20  # a file that has grown beyond this is cut when it is empty, and moved up when half is read
-READ_AHEAD = 16 << 10
+READ_AHEAD = 2 << 10
 AT_ONCE = 1 << 30  # no system reads or writes more than 2 GiB in a call
 
 WORD = struct.Struct("Q")
@@ -125,7 +125,7 @@ class Log:
             parts = _parts(window[head - at :])
             if parts is None:
                 need = _length(window[head - at :])
-                ahead = READ_AHEAD if most == 1 else READ_AHEAD * 16
+                ahead = READ_AHEAD if most == 1 else READ_AHEAD * 128
                 window, at = _read(fd, head, min(tail - head, max(need, ahead))), head
                 continue
             found.append(parts[0])

@@ -42,9 +42,13 @@ class NativeQueue(RingQueue, Queue):
 
     def __reduce__(self) -> Any:
         ticket = family.lend(self.fd, self._key)
+        self._travelled()
+        return _arrive, (self._key, ticket)
+
+    def _travelled(self) -> None:
+        """The family knows of it: it has to hear of the end, too."""
         if self._use is None:
             self._use = _Use(self._key)
-        return _arrive, (self._key, ticket)
 
 
 def _arrive(key: bytes, ticket: family.Ticket) -> NativeQueue:
@@ -53,7 +57,9 @@ def _arrive(key: bytes, ticket: family.Ticket) -> NativeQueue:
     def attach(fd: int) -> NativeQueue:
         made = NativeQueue._attach(fd)
         made._key = key
-        made._use = _Use(key)
+        made._use = None
         return made
 
-    return family.shared(key, ticket, attach)
+    queue = family.shared(key, ticket, attach)
+    queue._travelled()
+    return queue
