@@ -69,6 +69,7 @@ test: $(VENV)/.stamp-dev ## all tests
 
 bench: $(VENV)/.stamp-bench ## the figures, side by side with the peers
 	@$(BIN)/python bench/pool.py $(BENCH_FLAGS)
+	@$(BIN)/python bench/queue.py $(BENCH_FLAGS)
 
 check: $(VENV)/.stamp-dev ## lint, format, types, layers, the docs and their examples
 	@echo "· ruff check";  $(BIN)/ruff check --quiet .

@@ -44,6 +44,7 @@ TITLES = {
 # Chapters of which this version covers a part.
 BEGUN = {
     8: "Pool; fork and Process later",
+    11: "clusters later",
     12: "right; the fastest later",
     22: "sub-interpreters and free threads later",
 }

@@ -11,15 +11,26 @@ __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "BaseManager",
     "CancelledError",
     "CannotTravel",
+    "Client",
+    "Empty",
     "Executor",
+    "Full",
+    "JoinableQueue",
+    "Listener",
+    "Manager",
     "MultitaskError",
     "NotSupported",
+    "Pipe",
     "Pool",
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "Queue",
+    "ShutDown",
+    "SimpleQueue",
     "Task",
     "TaskTimeout",
     "TimeoutError",
@@ -32,6 +43,7 @@ __all__ = [
 if TYPE_CHECKING:
     from multitask._engine.cpus import cpu_count
     from multitask._engine.notes import note
+    from multitask.connections import BaseManager, Client, Listener, Manager, Pipe
     from multitask.copying import copytree
     from multitask.errors import (
         CancelledError,
@@ -47,26 +59,38 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
     from multitask.task import Task
 else:
     _HOME = {
+        "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "Client": "connections",
+        "copytree": "copying",
+        "cpu_count": "_engine.cpus",
+        "Empty": "queues",
         "Executor": "executor",
         "FIFO": "policies",
+        "Full": "queues",
+        "JoinableQueue": "queues",
+        "Listener": "connections",
+        "Manager": "connections",
         "MultitaskError": "errors",
+        "note": "_engine.notes",
         "NotSupported": "errors",
+        "Pipe": "connections",
         "Pool": "pool",
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "Queue": "queues",
+        "ShutDown": "queues",
+        "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",
         "WorkerLost": "errors",
-        "copytree": "copying",
-        "cpu_count": "_engine.cpus",
-        "note": "_engine.notes",
     }
 
     def __getattr__(name):

@@ -180,6 +180,8 @@ def _new_descriptors(before: Look) -> dict[int, str]:
 def _server_descriptors() -> set[int]:
     server = sys.modules.get("multitask._engine.workers.server")
     kept = set(getattr(server, "server_descriptors", lambda: ())())
+    family = sys.modules.get("multitask._engine.family")
+    kept |= getattr(family, "descriptors", set)()  # what the broker needs for itself; what was lent counts
     for name, path in (
         ("multiprocessing.resource_tracker", "_resource_tracker._fd"),
         ("multiprocessing.forkserver", "_forkserver._forkserver_alive_fd"),

@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from multitask._engine import clock, notes
+from multitask._engine import clock, family, notes
 from multitask._engine.core import CALL, CHUNK
 from multitask._engine.wire import Decoder, Parcel
 from multitask._typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -45,6 +45,7 @@ class End(Protocol):
 
 def main(spec: dict[str, Any], fds: Sequence[int], inherited: Inherited | None) -> int:
     """Serve the pool that started this process; returns the exit code."""
+    family.join(spec["family"])
     decoder = Decoder(spec["space"], None if inherited is None else inherited.snapshot)
     decoder.install()
     _introduce(spec)

@@ -11,7 +11,7 @@ from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
-from multitask._engine import child
+from multitask._engine import child, family
 from multitask._engine.core import Core
 from multitask._engine.cpus import cpu_count
 from multitask._engine.workers.process import start_worker
@@ -53,6 +53,7 @@ class Staff:
         self._core = core
         self._numbers = itertools.count()
         self._method = config.start_method or "forkserver"
+        self._needed: Any = ()
         self._initializer = self._encode_initializer()
 
     def _encode_initializer(self) -> Any:
@@ -60,6 +61,7 @@ class Staff:
         if config.initializer is None or encoder is None or self._method == "fork":
             return None
         parcel, needs = encoder.dump((config.initializer, config.initargs))
+        self._needed = needs  # while they are held, the workers to come may borrow what was lent for it
         return _plain(parcel), tuple((number, name, _plain(content)) for number, name, content in needs)
 
     def hire(self) -> Hand:
@@ -140,6 +142,7 @@ class Staff:
             "maxtasksperchild": config.maxtasksperchild,
             "max_memory": config.max_memory,
             "name": name,
+            "family": family.address(),
             "authkey": bytes(process.current_process().authkey),
             "kill_point": KILL_POINT,
             "senders": config.processes + 1,

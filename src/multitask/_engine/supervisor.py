@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine import losses
+from multitask._engine import family, losses
 from multitask._engine.clock import monotonic
 from multitask._engine.core import CANCELLED, FINISHED, RUNNING, Core, Event
 from multitask._engine.staff import LEAVING, READY, STARTING, Hand, Staff
@@ -77,6 +77,8 @@ class Supervisor:
             self._core.dispose()
             raise
         self._thread.start()
+        if self._config.kind == "process":
+            family.serve()  # workers may lend and borrow; not before this point, so that no start waits for it
 
     # --- the loop
 

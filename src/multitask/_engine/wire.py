@@ -16,7 +16,7 @@ from types import FunctionType
 
 from multitask._engine.byvalue.child import Decoder, cannot_rebuild, loads, starved
 from multitask._engine.byvalue.define import Definitions
-from multitask._engine.byvalue.graph import Definition, FunctionRef, Need, Parcel
+from multitask._engine.byvalue.graph import Definition, Fleeting, FunctionRef, Need, Parcel
 from multitask._engine.byvalue.home import ABSENT, PROTOCOL, homes, importable, is_plain_builtin
 from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names_main
@@ -46,7 +46,9 @@ class Known:
         self._last = needs
         out = []
         for need in needs:
-            number, name, _ = need
+            number, name, content = need
+            if type(content) is Fleeting:
+                self._last = None
             if name is None:
                 if number in self._definitions:
                     continue

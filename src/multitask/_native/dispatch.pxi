@@ -130,7 +130,8 @@ cdef class Books:
         if entry is not None and entry.needs is not lane.last_needs:
             if not self.tell(lane, entry.needs):
                 return 0
-            lane.last_needs = entry.needs
+            # What came with the arguments is let go with the task: a socket among it must not stay open here.
+            lane.last_needs = None if entry.own else entry.needs
         # The worker may have given a slot back whose reply nobody has collected: its place in the books is still taken.
         if lane.inflight[mt_load64(&ring.head) & (MT_SLOTS - 1)] != NULL:
             return 0

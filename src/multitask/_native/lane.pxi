@@ -34,12 +34,14 @@ cdef class Definition:
     cdef object name         # str: a binding; None: a definition
     cdef bytes prefix        # u32 length of the name, the name
     cdef object content      # packed parcel: bytes or Segment
+    cdef object token        # the encoder's: while it is held, the number is not given up, nor what was lent
 
 
 cdef class FunctionEntry:
     """A function as the core knows it: what workers must know first, and how to see that it is still the same."""
     cdef uint64_t number     # 0: the function travels inside the payload
     cdef tuple needs         # of Definition
+    cdef bint own            # made for one task: its needs are not met again
     cdef object weak         # weak reference to the function, or the function itself where it has none
     cdef object ref          # the encoder's FunctionRef
     cdef object code         # None: by reference, always the same

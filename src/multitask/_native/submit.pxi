@@ -90,6 +90,7 @@ cdef class Submitter(Collector):
     cdef FunctionEntry with_needs(self, FunctionEntry entry, needs):
         cdef FunctionEntry out = FunctionEntry.__new__(FunctionEntry)
         out.number = 0 if entry is None else entry.number
+        out.own = True
         own = () if entry is None else entry.needs
         out.needs = own + tuple([self.definition(need) for need in needs])
         return out
@@ -148,6 +149,7 @@ cdef class Submitter(Collector):
         text = b"" if name is None else name.encode("utf-8", "surrogatepass")
         out.prefix = len(text).to_bytes(4, "little") + text
         out.content = pack(parcel)
+        out.token = getattr(parcel, "token", None)
         if not isinstance(out.content, Segment) and len(out.prefix) + len(out.content) > MT_INLINE_MAX:
             out.content = segment_of_bytes(out.content, len(out.content), None)
         if len(self.definitions) > 2000:

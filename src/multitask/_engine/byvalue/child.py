@@ -7,15 +7,14 @@ import that hangs or a class that kills the worker counts as part of the task th
 
 from __future__ import annotations
 
-import os
 import pickle
 import sys
-import weakref
 from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, ModuleType
 
+from multitask._engine import family
 from multitask._engine.byvalue import home
-from multitask._engine.byvalue.classes import arrived, reduce_class
+from multitask._engine.byvalue.classes import reduce_class
 from multitask._engine.byvalue.graph import Parcel
 from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, homes
 from multitask._engine.byvalue.missing import make_missing
@@ -35,7 +34,6 @@ class Decoder:
 
     def __init__(self, space: int, snapshot: Snapshot | None = None) -> None:
         self.space = space
-        self.up = int.from_bytes(os.urandom(7), "little")  # names what is born in this worker
         self._snapshot = snapshot
         self._objects: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # id of an object in _objects -> its number
@@ -45,8 +43,6 @@ class Decoder:
         self._bound: dict[str, int] = {}  # the binding that was made last, by key
         self._shipped: dict[str, object] = {}  # what was bound by us, by key
         self._spaces: dict[str, dict[str, Any]] = {}
-        self._born: dict[int, tuple[weakref.ref[type], int]] = {}
-        self._births = 0
         self._namespaces = Namespaces()
         self._desk: Desk | None = None
         self._old_main: ModuleType | None = None
@@ -54,12 +50,11 @@ class Decoder:
     def install(self) -> None:
         """Give this process the ``__main__`` that by-value functions share; a forked one keeps what it has."""
         homes[self.space] = self
-        homes[self.up] = self
         if self._snapshot is None:
             self._old_main = sys.modules.get("__main__")  # its code may still be running
             main = ModuleType("__main__")
             main.__dict__["__builtins__"] = sys.modules["builtins"]
-            sys.modules["__main__"] = main
+            sys.modules["__main__"] = home.made_main = main
         else:
             # What stands there unchanged since the fork counts as sent by the parent.
             self._shipped.update(home.main_namespace())
@@ -235,16 +230,7 @@ class Decoder:
         if number is not None:
             return home.resolve, (self.space, number)
         learn_lazily_imported()
-        return reduce_class(cls, self.up, self._birth_number(cls), {}, born=True)
-
-    def _birth_number(self, cls: type) -> int:
-        at = id(cls)
-        born = self._born.get(at)
-        if born is None or born[0]() is not cls:
-            self._births += 1
-            born = self._born[at] = (weakref.ref(cls, lambda _: self._born.pop(at, None)), self._births)
-            arrived[self.up, self._births] = cls
-        return born[1]
+        return reduce_class(cls, self.space, None, {})
 
     def write_object(self, pickler: ValuePickler, thing: Any, reduced: Callable[[Any], Any]) -> Any:
         name = None if self._snapshot is None else self._snapshot.name(thing)
@@ -255,6 +241,9 @@ class Decoder:
 
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any:
         return home.make_cell, (None, 0)
+
+    def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
+        return family.lend(fd)
 
     def _number(self, thing: object) -> int | None:
         number = self._numbers.get(id(thing))

@@ -8,6 +8,8 @@ A class that is known already is left exactly as it is.
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import types
 import weakref
@@ -42,9 +44,53 @@ _ENUM_OWN = frozenset(
 )
 _MEMBER_OWN = frozenset({"_name_", "_value_", "__objclass__", "_sort_order_", "_inverted_"})
 
-# Classes that were born in a worker and came here with a result, by (space of that worker, number).
-arrived: weakref.WeakValueDictionary[tuple[int, int], type] = weakref.WeakValueDictionary()
+Birth = tuple[int, int]  # the process whose class it was first, a number there
+
+# Every class that was sent by value or came so, by its birth: whichever way it comes here, it is one class.
+arrived: weakref.WeakValueDictionary[Birth, type] = weakref.WeakValueDictionary()
+_births: dict[int, tuple[weakref.ref[type], Birth]] = {}
+_process = int.from_bytes(os.urandom(7), "little")
+_count = itertools.count(1)
 _bare: dict[int, type] = {}  # made, not filled yet
+
+
+def birth_of(cls: type) -> Birth:
+    """Where *cls* comes from; this process, if it was never asked before."""
+    known = _births.get(id(cls))
+    if known is not None and known[0]() is cls:
+        return known[1]
+    birth = (_process, next(_count))
+    arrived[birth] = cls
+    _note_birth(cls, birth)
+    return birth
+
+
+def _note_birth(cls: type, birth: Birth) -> None:
+    at = id(cls)
+    _births[at] = (weakref.ref(cls, lambda ref: _forget_birth(at, ref)), birth)
+
+
+def _forget_birth(at: int, ref: weakref.ref[type]) -> None:
+    known = _births.get(at)
+    if known is not None and known[0] is ref:
+        del _births[at]
+
+
+def adopt_class(cls: type, birth: Birth) -> type:
+    """Take *cls* for what was born as *birth*; returns the class that counts."""
+    first = arrived.setdefault(birth, cls)
+    if first is cls and id(cls) not in _births:
+        _note_birth(cls, birth)
+    return first
+
+
+def _new_process() -> None:
+    global _process
+    _process = int.from_bytes(os.urandom(7), "little")  # what is born from here on is not the parent's
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_process)
 
 
 def is_python_class(cls: type) -> bool:
@@ -69,10 +115,10 @@ def _is_enum(cls: type) -> bool:
 # --- apart ----------------------------------------------------------------------------------------------------------
 
 
-def reduce_class(cls: type, space: int, number: int, replaced: dict[str, object], *, born: bool = False) -> Any:
+def reduce_class(cls: type, space: int, number: int | None, replaced: dict[str, object]) -> Any:
     """The pickle of *cls*. ``replaced``: attributes that cannot travel and what stands for them.
 
-    ``born``: the number is one of this worker's own for a class that the other side has not sent.
+    Without a *number* it is one that the other side has not sent.
     """
     own = dict(cls.__dict__)
     early = ("__module__", "__qualname__", "__orig_bases__")
@@ -92,7 +138,7 @@ def reduce_class(cls: type, space: int, number: int, replaced: dict[str, object]
             continue
         attributes[name] = replaced.get(name, value)
     meta = type(cls) if is_python_class(type(cls)) or importable(type(cls)) else None  # ctypes hides its own
-    made = (space, number, born, meta, cls.__name__, cls.__bases__, basis, members)
+    made = (space, number, birth_of(cls), meta, cls.__name__, cls.__bases__, basis, members)
     return make_class, made, (attributes, _registered(cls)), None, None, fill_class
 
 
@@ -127,15 +173,20 @@ def _registered(cls: type) -> tuple[type, ...]:
 
 def make_class(
     space: int,
-    number: int,
-    born: bool,
+    number: int | None,
+    birth: Birth,
     meta: type | None,
     name: str,
     bases: tuple[type, ...],
     basis: dict[str, Any],
     members: list[tuple[str, Any, dict[str, Any]]] | None,
 ) -> type:
-    known: Any = arrived.get((space, number), ABSENT) if born else homes[space].known(number)
+    home = None if number is None else homes[space]
+    known: Any = ABSENT if home is None or number is None else home.known(number)
+    if known is ABSENT:
+        known = arrived.get(birth, ABSENT)
+        if known is not ABSENT and home is not None and number is not None:
+            known = home.adopt(number, known)
     if known is not ABSENT:
         return known  # type: ignore[no-any-return]
     if meta is None:
@@ -144,10 +195,10 @@ def make_class(
         made = _make_enum(meta, name, bases, basis, members)
     else:
         made = _make_plain(meta, name, bases, basis)
-    _bare[id(made)] = made
-    if born:
-        return arrived.setdefault((space, number), made)
-    return homes[space].adopt(number, made)  # type: ignore[return-value]
+    first = adopt_class(made, birth)
+    if first is made:  # else another thread was faster
+        _bare[id(made)] = made
+    return first if home is None or number is None else home.adopt(number, first)  # type: ignore[return-value]
 
 
 def _make_plain(meta: Any, name: str, bases: tuple[type, ...], basis: dict[str, Any]) -> type:

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
 
+from multitask._engine import family
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.bindings import Bindings
 from multitask._engine.byvalue.classes import is_python_class, reduce_class
@@ -21,11 +22,13 @@ from multitask._engine.byvalue.graph import (
     CellToken,
     Closure,
     Definition,
+    Fleeting,
     FunctionRef,
     Kept,
     Need,
     Token,
 )
+from multitask._engine.byvalue.handles import Held
 from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, importable
 from multitask._engine.byvalue.missing import make_missing
 from multitask._engine.byvalue.paths import explanation, roots
@@ -135,17 +138,23 @@ class Definitions:
         return pickle.dumps(_Inherited(self.space, name), PROTOCOL)
 
     def pickled(
-        self, obj: object, title: str, definition: Definition | None = None, replaced: dict[str, object] | None = None
+        self,
+        obj: object,
+        title: str,
+        definition: Definition | None = None,
+        replaced: dict[str, object] | None = None,
+        in_band: bool = False,
     ) -> tuple[bytes, tuple[Any, ...], list[Definition], ValuePickler]:
         """*obj* as a pickle; raises CannotTravel that names the path to what failed, starting with *title*."""
         learn_lazily_imported()
         seen: list[object] = []
         root = None if definition is None else (obj, definition)
         try:
-            written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen)
+            options: dict[str, Any] = {"root": root, "replaced": replaced, "in_band": in_band}
+            written = pickled_somehow(self, obj, seen=seen, **options)
             if self.snapshot is None and names_main(written[0]):
                 # Under fork the name is there; elsewhere a constant that pickles as its name has to be sent.
-                written = pickled_somehow(self, obj, root=root, replaced=replaced, seen=seen, kind=ConstantPickler)
+                written = pickled_somehow(self, obj, seen=seen, kind=ConstantPickler, **options)
             return written
         except MemoryError:
             raise
@@ -248,6 +257,19 @@ class Definitions:
                 token.add_owner(owner)
         return home.make_cell, (self.space, token.number)
 
+    def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
+        """Lend *fd* for as long as a task needs it: it may be tried more than once, or never begin."""
+        ticket = family.lend(fd, held=True)
+        held = Held(ticket)
+        definition = Definition(self.new_number(), held, self._fallen)
+        definition.fresh = None
+        # Nobody ever builds it: it is there to be held by the task, like all that the task needs.
+        parcel = Fleeting(b"", ())
+        parcel.token = Token(definition.number, self.dead, (held,))
+        definition.built = (definition.number, None, parcel)
+        pickler.found.append(definition)
+        return ticket
+
     def _refer(self, pickler: ValuePickler, thing: Any) -> Any:
         definition = self.define(thing)
         pickler.found.append(definition)
@@ -255,9 +277,13 @@ class Definitions:
 
     # --- how results name what is here (Home) -----------------------------------------------------------------------
 
-    def resolve(self, number: int) -> object:
+    def subject(self, number: int) -> Any:
+        """What is defined under *number*; None if it is gone."""
         definition = self._by_number.get(number)
-        subject = None if definition is None else definition.subject()
+        return None if definition is None else definition.subject()
+
+    def resolve(self, number: int) -> object:
+        subject = self.subject(number)
         if subject is None:
             raise LookupError("the class or function that it refers to is gone from the submitting process")
         return subject

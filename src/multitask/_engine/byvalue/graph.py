@@ -29,15 +29,19 @@ class Kept(Parcel):
     token: Token
 
 
+class Fleeting(Kept):
+    """The content of what is lent for one task: it must not be held any longer than that."""
+
+
 class Token:
     """Puts a definition's number on the list of the dead when the last holder of its content is gone."""
 
     __slots__ = ("cells", "dead", "number")
 
-    def __init__(self, number: int, dead: deque[int], cells: tuple[CellToken, ...]) -> None:
+    def __init__(self, number: int, dead: deque[int], cells: tuple[object, ...]) -> None:
         self.number = number  # 0: never given out
         self.dead = dead
-        self.cells = cells
+        self.cells = cells  # what goes with it
 
     def __del__(self) -> None:
         if self.number:

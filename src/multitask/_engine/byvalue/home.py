@@ -54,7 +54,7 @@ homes: weakref.WeakValueDictionary[int, Home] = weakref.WeakValueDictionary()
 
 # --- what can be imported elsewhere ---------------------------------------------------------------------------------
 
-_MAINS = ("__main__", "__mp_main__")
+MAINS = ("__main__", "__mp_main__")
 _importable: dict[str, tuple[ModuleType, bool]] = {}
 
 
@@ -67,7 +67,7 @@ def importable_module(name: str, module: ModuleType) -> bool:
 
 
 def _can_import(name: str, module: ModuleType) -> bool:
-    if name in _MAINS:
+    if name in MAINS:
         return False
     if name in sys.builtin_module_names:
         return True
@@ -94,7 +94,7 @@ def _can_import(name: str, module: ModuleType) -> bool:
 def importable(thing: Any) -> bool:
     """Whether a function, class or the like is found under its own name in an importable module."""
     name = getattr(thing, "__module__", None)
-    if not isinstance(name, str) or name in _MAINS:
+    if not isinstance(name, str) or name in MAINS:
         return False
     module = sys.modules.get(name)
     if module is None:
@@ -112,6 +112,9 @@ def importable(thing: Any) -> bool:
     return found is thing and importable_module(name, module)
 
 
+made_main: ModuleType | None = None  # in a worker: the namespace that stands where a script would
+
+
 def main_namespace() -> dict[str, Any]:
     return sys.modules["__main__"].__dict__
 
@@ -123,11 +126,15 @@ class Namespaces:
         self._lock = threading.RLock()  # a finalizer may submit while we hold it
         self._own: dict[int, tuple[dict[str, Any], str]] = {}
 
+    def count(self) -> int:
+        """How many dicts have a key of their own; they are held."""
+        return len(self._own)
+
     def key(self, namespace: dict[str, Any]) -> str:
         if namespace is main_namespace():
             return ""
         name = str(namespace.get("__name__", ""))
-        if name in _MAINS:
+        if name in MAINS:
             return ""
         module = sys.modules.get(name)
         if module is not None and module.__dict__ is namespace and importable_module(name, module):

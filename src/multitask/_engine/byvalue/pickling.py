@@ -12,9 +12,13 @@ import pickle
 import sys
 from types import CellType, ModuleType
 
+from multitask._engine.byvalue.handles import lending, reducer_for
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.reducers import reduce_any_class, reduce_any_error, reducers
-from multitask._typing import Any, Protocol
+from multitask._typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from multitask._engine.family import Ticket
 
 IN_BAND_BYTES = 16 * 1024  # smaller buffers are cheaper inside the pickle than beside it
 
@@ -26,6 +30,7 @@ class Traveller(Protocol):
     def write_class(self, pickler: ValuePickler, cls: type) -> Any: ...
     def write_object(self, pickler: ValuePickler, thing: Any, reduced: Any) -> Any: ...
     def write_cell(self, pickler: ValuePickler, cell: CellType) -> Any: ...
+    def lend(self, pickler: ValuePickler, fd: int) -> Ticket: ...
 
 
 class ValuePickler(pickle.Pickler):
@@ -38,8 +43,10 @@ class ValuePickler(pickle.Pickler):
     root: tuple[Any, Any] | None = None
     replaced: dict[str, object] = {}
     found: list[Any]  # definitions that the pickle refers to
+    asked: bool = False  # about anything: else it was all plain data
 
     def reducer_override(self, obj: Any) -> Any:
+        self.asked = True
         kind = type(obj)
         reducer = reducers.get(kind)
         if reducer is not None:
@@ -48,7 +55,8 @@ class ValuePickler(pickle.Pickler):
             return reduce_any_class(self, obj)
         if issubclass(kind, BaseException):
             return reduce_any_error(self, obj)
-        return NotImplemented
+        reducer = reducer_for(kind)
+        return NotImplemented if reducer is None else reducer(self, obj)
 
 
 class WitnessPickler(ValuePickler):
@@ -87,12 +95,12 @@ def _bare_object(kind: Any) -> Any:
     return kind.__new__(kind)
 
 
-_MAIN_IN_PICKLE = b"\x8c\x08__main__"
+MAIN_IN_PICKLE = b"\x8c\x08__main__"
 
 
 def names_main(data: bytes) -> bool:
     """Whether a pickle may refer to ``__main__`` by name, where nothing of that name need be in a worker."""
-    return _MAIN_IN_PICKLE in data
+    return MAIN_IN_PICKLE in data
 
 
 def pickled(
@@ -127,9 +135,12 @@ def pickled(
         pickler.replaced = replaced
     if seen is not None:
         pickler.seen = seen  # type: ignore[attr-defined]
-    if table is not None:
+    if table is None:
+        pickler.dump(obj)
+    else:
         pickler.dispatch_table = table
-    pickler.dump(obj)
+        with lending(pickler):  # for what multiprocessing pickles only while it starts a process
+            pickler.dump(obj)
     return file.getvalue(), tuple(buffers), found, pickler
 
 
@@ -178,10 +189,11 @@ def pickled_somehow(
     try:
         options["kind"] = WitnessPickler
         return pickled(traveller, obj, seen=witness, table=exotic_table(), **options)
-    except Exception:
+    except Exception as second:
         if seen is not None:
             seen += witness
-        raise first from None
+        # "… through inheritance" of multiprocessing: the second try says what of it could not be handed on.
+        raise second if type(first) is RuntimeError and "inheritance" in str(first) else first from None
 
 
 _SCALARS = frozenset({int, float, bool, type(None), str, bytes, complex})

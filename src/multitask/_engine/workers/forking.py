@@ -40,6 +40,13 @@ def pipe() -> tuple[int, int]:
         return own(read), own(write)
 
 
+def let_go(fd: int) -> int:
+    """Have *fd* live on in forked children like any other; give it back unchanged."""
+    with gate:
+        _owned.discard(fd)
+    return fd
+
+
 def disown(fd: int) -> None:
     """Close a descriptor that was owned."""
     with gate:
