@@ -25,6 +25,9 @@ EXCEPTIONS = {
     ("multitask._native.core", "multitask._engine.memory"): "how much is to spare: asked at the first large content",
     ("multitask._native.core", "multitask._engine.sites"): "which frames are ours: set once, at import",
     ("multitask._native.core", "multitask._engine.wire"): "the class of a parcel, to make instances of",
+    ("multitask._native.ring", "multitask._engine.cpus"): "how many there are: nobody spins on the only one",
+    ("multitask._native.ring", "multitask._engine.envelope"): "objects that the codec cannot write",
+    ("multitask._native.ring", "multitask._engine.queueing.interface"): "the class of the error to raise",
     ("multitask._native.core", "multitask.task"): "Task.result() is taken up again where C leaves it",
     ("multitask._engine.engine", "multitask.policies"): "makes the policy that the pool was given by name",
     ("multitask._engine.portable", "multitask.policies"): "asks a policy for its key; FIFO needs none",
@@ -39,8 +42,9 @@ def layer(module):
 
 
 def module_name(path):
-    if path.suffix == ".pxi":  # a part of the core, in a file of its own
-        return "multitask._native.core"
+    if path.suffix == ".pxi":  # a part of an extension, in a file of its own
+        owners = [each for each in path.parent.glob("*.pyx") if f'include "{path.name}"' in each.read_text()]
+        return f"multitask._native.{'core' if path.parent / 'core.pyx' in owners else owners[0].stem}"
     parts = path.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
