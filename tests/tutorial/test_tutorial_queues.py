@@ -1,7 +1,7 @@
 """The programs of chapters 9, 10 and 20 as people type them, without a guard; only the import is ours.
 
-Where the order is the scheduler's, lines are compared as a multiset. ``Process`` is the standard library's: unguarded it
-works by fork, the other methods import the script again and need the guard, which is put around it here.
+Where the order is the scheduler's, lines are compared as a multiset. ``Process`` is the standard library's: unguarded
+it works by fork, the other methods import the script again and need the guard, which is put around it here.
 """
 
 import os
