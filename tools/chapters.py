@@ -43,6 +43,8 @@ TITLES = {
 
 # Chapters of which this version covers a part.
 BEGUN = {
+    4: "results and queues; Process later",
+    9: "with the standard library's Process; our own later",
     8: "Pool; fork and Process later",
     11: "clusters later",
     12: "right; the fastest later",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from multitask import _native
@@ -20,6 +21,13 @@ def flavour(shared: bool) -> type[Queue]:
         from multitask._engine.queueing.memory import NativeQueue
 
         return NativeQueue
+    if os.name == "nt":
+        from multitask.errors import NotSupported
+
+        raise NotSupported(
+            "a queue between processes has not been written for Windows yet",
+            fix="use Manager().Queue(), or Queue(shared=False) between threads",
+        )
     from multitask._engine.queueing.files import FileQueue
 
     return FileQueue

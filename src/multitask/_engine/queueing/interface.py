@@ -64,6 +64,12 @@ class Queue:
             return flavour.__new__(flavour)  # type: ignore[return-value]  # the one in C has its own
         return super().__new__(cls)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # A subclass of a flavour is one; of the door alone there is nothing to inherit.
+        if cls.__bases__ == (Queue,) and not cls.__module__.startswith("multitask."):
+            raise TypeError("a subclass of Queue would have no queue in it; hold a Queue in an attribute instead")
+
     # --- one item --------------------------------------------------------------------------------------------
 
     def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
