@@ -25,6 +25,7 @@ from multitask._engine.family.messages import (
     HELLO,
     HOLD,
     LEND,
+    LOOK_IN,
     MOST_BYTES,
     NUMBER,
     OK,
@@ -197,8 +198,8 @@ class Broker:
         elif kind in (LEND, HOLD):
             self._lend(line, rest, rights, kind == HOLD)
             rights = []
-        elif kind == BORROW:
-            self._give(line, NUMBER.unpack(rest)[0])
+        elif kind in (BORROW, LOOK_IN):
+            self._give(line, NUMBER.unpack(rest)[0], kind == BORROW)
         elif kind == RELEASE:
             self.entries.release(rest)
         elif kind in (FORGO, DROP):
@@ -219,9 +220,9 @@ class Broker:
         else:
             _answer(line, OK, number)
 
-    def _give(self, line: socket.socket, number: int) -> None:
+    def _give(self, line: socket.socket, number: int, counted: bool) -> None:
         try:
-            fd = self.entries.take(number)
+            fd = self.entries.take(number, counted)
         except OSError:
             _answer(line, FULL, len(self.entries))
             return

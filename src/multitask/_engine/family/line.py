@@ -23,6 +23,7 @@ from multitask._engine.family.messages import (
     HELLO,
     HOLD,
     LEND,
+    LOOK_IN,
     NUMBER,
     REFUSED,
     Address,
@@ -48,9 +49,9 @@ class Line:
         number, _ = self._ask((HOLD if held else LEND) + key, fd)
         return number
 
-    def borrow(self, number: int) -> int:
+    def borrow(self, number: int, counted: bool = True) -> int:
         """A descriptor for what was lent under *number*: close-on-exec, the caller's."""
-        _, fd = self._ask(BORROW + NUMBER.pack(number))
+        _, fd = self._ask((BORROW if counted else LOOK_IN) + NUMBER.pack(number))
         return fd
 
     def tell(self, message: bytes) -> None:
@@ -102,7 +103,7 @@ class Line:
             for right in rights:
                 os.close(right)
             raise self._refusal(state, number)
-        if request[:1] == BORROW and not rights:
+        if request[:1] in (BORROW, LOOK_IN) and not rights:
             raise OSError(errno.EMFILE, "this process has no file descriptor left for what it was lent")
         return number, rights[0] if rights else -1
 
