@@ -22,7 +22,7 @@ ENTRIES = {PACKAGE, "multitask.__main__"}
 # Arrows that point up on purpose, each with its reason. An entry no longer needed fails the test.
 EXCEPTIONS = {
     ("multitask._native.core", "multitask._engine.core"): "the records of the interface that it implements",
-    ("multitask._native.core", "multitask._engine.memory"): "how much is to spare: asked at the first large content",
+    ("multitask._native.core", "multitask._engine.headroom"): "how much is to spare: asked at the first large content",
     ("multitask._native.core", "multitask._engine.sites"): "which frames are ours: set once, at import",
     ("multitask._native.core", "multitask._engine.wire"): "the class of a parcel, to make instances of",
     ("multitask._native.ring", "multitask._engine.cpus"): "how many there are: nobody spins on the only one",

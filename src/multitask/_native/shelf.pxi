@@ -44,7 +44,7 @@ cdef class Shelf:
 
     cdef int look(self) except -1:
         """How much may lie here; asked when the first large content is packed."""
-        from multitask._engine.memory import spare_bytes
+        from multitask._engine.headroom import spare_bytes
         self.most = max(1, spare_bytes(self.senders))
         return 0
 
