@@ -39,11 +39,11 @@ def test_the_least_room_of_the_groups_counts_and_the_cache_of_files_is_room(mach
             "proc/meminfo": MEMINFO,
             "proc/self/mountinfo": V2,
             "proc/self/cgroup": "0::/outer/inner\n",
-            "sys/fs/cgroup/outer/headroom.max": "100000\n",
-            "sys/fs/cgroup/outer/headroom.current": "70000\n",
-            "sys/fs/cgroup/outer/headroom.stat": "anon 5\ninactive_file 20000\n",
-            "sys/fs/cgroup/outer/inner/headroom.max": "max\n",
-            "sys/fs/cgroup/outer/inner/headroom.current": "60000\n",
+            "sys/fs/cgroup/outer/memory.max": "100000\n",
+            "sys/fs/cgroup/outer/memory.current": "70000\n",
+            "sys/fs/cgroup/outer/memory.stat": "anon 5\ninactive_file 20000\n",
+            "sys/fs/cgroup/outer/inner/memory.max": "max\n",
+            "sys/fs/cgroup/outer/inner/memory.current": "60000\n",
         }
     )
     assert headroom.available_bytes(root) == 50000
@@ -55,8 +55,8 @@ def test_version_1_groups_count(machine):
             "proc/meminfo": MEMINFO,
             "proc/self/mountinfo": V1,
             "proc/self/cgroup": "5:memory:/box\n",
-            "sys/fs/cgroup/memory/box/headroom.limit_in_bytes": "100000\n",
-            "sys/fs/cgroup/memory/box/headroom.usage_in_bytes": "130000\n",
+            "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "100000\n",
+            "sys/fs/cgroup/memory/box/memory.usage_in_bytes": "130000\n",
         }
     )
     assert headroom.available_bytes(root) == 0
