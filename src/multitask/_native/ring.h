@@ -19,7 +19,7 @@
 #define MTQ_HOT (64ull << 10)      /* the first ring */
 #define MTQ_KEEP (4ull << 20)      /* an empty ring larger than this is given back */
 #define MTQ_RING_MAX (64ull << 20) /* no ring is larger */
-#define MTQ_LONG (2ull << 20)      /* a larger frame does not go through a ring */
+#define MTQ_LONG (MTQ_KEEP / 2 - 64) /* a larger frame does not go through a ring */
 #define MTQ_STEP_MAX (1ull << 20)  /* reserve at most so much ahead */
 #endif
 #define MTQ_MAGIC (0x3130657565757174ull ^ ((uint64_t)sizeof(pthread_mutex_t) << 48))
@@ -29,6 +29,9 @@ enum { MTQ_PLAIN = 1, MTQ_BYTES = 2, MTQ_PICKLE = 3, MTQ_PARCEL = 4, MTQ_NEXT = 
 enum { MTQ_SHUT = 1, MTQ_IMMEDIATE = 2 };
 /* Results; errors are negative. LATER: not without reserving, mapping or giving back, so not while the GIL is held. */
 enum { MTQ_DONE = 0, MTQ_FULL = 1, MTQ_NOTHING = 2, MTQ_ENDED = 3, MTQ_LATER = 4, MTQ_BUSY = 5, MTQ_SLICE = 6, MTQ_LATE = 7 };
+
+/* May a put reserve and map? NOT_LARGE: yes, but no larger ring than is kept when it is empty. */
+enum { MTQ_NO = 0, MTQ_YES = 1, MTQ_NOT_LARGE = 2 };
 
 #define MTQ_HEAD(kind, length) (((uint64_t)(length) << 8) | (uint64_t)(kind))
 #define MTQ_KIND(head) ((int)((head) & 127u))
@@ -299,8 +302,11 @@ static inline int mtq_prepare(mtq *q, mtq_put_state *at, uint64_t bytes, int may
         int result = mtq_map(q, &q->put_view, at->segment, at->capacity);
         if (result < 0) return result;
     }
-    if (mtq_free_bytes(q, at, bytes) < bytes)
-        return may_grow ? mtq_append_ring(q, at, mtq_larger(at->capacity, bytes), bytes) : MTQ_LATER;
+    if (mtq_free_bytes(q, at, bytes) < bytes) {
+        uint64_t capacity = mtq_larger(at->capacity, bytes);
+        if (!may_grow || (may_grow == MTQ_NOT_LARGE && capacity > MTQ_KEEP)) return MTQ_LATER;
+        return mtq_append_ring(q, at, capacity, bytes);
+    }
     return mtq_reserve_ring(q, at, at->position + bytes + MTQ_NEXT_BYTES, may_grow);
 }
 
@@ -360,7 +366,7 @@ static inline int mtq_write(mtq *q, mtq_put_state *at, int kind, const mtq_part 
     return MTQ_DONE;
 }
 
-/* Put one message. MTQ_DONE, FULL, ENDED, LATER (only without may_grow) or -ENOMEM. */
+/* Put one message. MTQ_DONE, FULL, ENDED, LATER (not if may_grow is MTQ_YES) or -ENOMEM. */
 static inline int mtq_put_one(mtq *q, int kind, const mtq_part *parts, int n, uint64_t length, int may_grow) {
     mtq_put_state at = *mtq_tail(q);
     uint64_t count = atomic_load_explicit(&q->c->put_word, memory_order_relaxed) >> 1;
@@ -413,6 +419,12 @@ typedef struct {
     int kind, is_long;
     uint64_t left;       /* start of a ring that is left with this message, or 0 */
 } mtq_front;
+
+/* Should who takes this message, and so empties the ring, give it back? Not one that is used over and over: fresh
+ * memory costs ten times a copy. That one is given back by who finds it empty and has to wait. */
+static inline int mtq_leaves_garbage(const mtq_front *f, uint64_t messages) {
+    return f->waiting == messages && f->state.capacity > MTQ_KEEP && f->state.position - f->state.base < f->state.capacity;
+}
 
 /* Go where NEXT says. */
 static inline int mtq_follow(mtq *q, mtq_front *f, int may_map) {
@@ -561,6 +573,8 @@ static inline void mtq_repair_get(mtq *q) {
     atomic_store_explicit(&q->c->freed, at->position, memory_order_release);
     mtq_give_back(q, MTQ_PAGE, at->segment);
     mtq_give_back(q, at->segment + at->capacity, at->long_end);
+    /* Killed while it dropped everything: nothing is read or written any more. */
+    if ((mtq_flags(q) & MTQ_IMMEDIATE) && mtq_got_count(q) == mtq_put_count(q)) mtq_give_back(q, MTQ_PAGE, mtq_tail(q)->file_end);
     MT_STEP(30);
 }
 

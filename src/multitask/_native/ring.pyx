@@ -129,6 +129,11 @@ def _kill_at(int step, long after=0):
     mt_kill_step = step
 
 
+def _shut_down():
+    """The class that get and put raise after shutdown."""
+    return shut_down_class()
+
+
 def _spin(ns=None):
     """For tests and benchmarks: how long a queue made from now on looks before it sleeps; the value before."""
     global spin_ns

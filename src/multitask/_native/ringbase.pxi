@@ -17,7 +17,6 @@ cdef extern from "ringwait.h" nogil:
         MTQ_LATE
         MTQ_PUT
         MTQ_GET
-        MTQ_KEEP
     const uint64_t MTQ_NEVER
     ctypedef struct mtq_bell:
         a32 sleepers
@@ -75,6 +74,7 @@ cdef extern from "ringwait.h" nogil:
     void mtq_unlock(mtq *q, int side)
     int mtq_put_one(mtq *q, int kind, const mtq_part *parts, int n, uint64_t length, int may_grow)
     int mtq_put_run(mtq *q, const unsigned char *run, uint64_t size, uint64_t *taken, uint64_t *messages, int may_grow)
+    int mtq_leaves_garbage(const mtq_front *f, uint64_t messages)
     int mtq_look(mtq *q, mtq_front *f, int may_map)
     const unsigned char *mtq_in_place(mtq *q, const mtq_front *f)
     int mtq_read(mtq *q, const mtq_front *f, void *to)
@@ -226,11 +226,12 @@ cdef object _shut_down = None
 
 
 cdef object shut_down_class():
+    """ShutDown, looked up when it is first needed: the package that has it needs this module."""
     global _shut_down
     if _shut_down is None:
         try:
             from multitask._engine.queueing.interface import ShutDown
-        except ImportError:
-            ShutDown = getattr(_stdlib, "ShutDown", None) or type("ShutDown", (Exception,), {})
+        except ModuleNotFoundError:
+            ShutDown = getattr(_stdlib, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
         _shut_down = ShutDown
     return _shut_down

@@ -280,7 +280,7 @@ cdef class Item(Base):
         return self.decode(&box)
 
     cdef void finish_taking(self, mtq_front *f, unsigned char *to) noexcept nogil:
-        cdef int retire = f.waiting == 1 and f.state.capacity > MTQ_KEEP
+        cdef int retire = mtq_leaves_garbage(f, 1)
         if to != NULL:
             mtq_read(&self.q, f, to)     # from the ring: cannot fail
         mtq_take(&self.q, f)
