@@ -103,6 +103,8 @@ class _Sink:
 
 
 class _Definitions(Definitions):
+    keeps = False
+
     def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
         return family.lend(fd)
 

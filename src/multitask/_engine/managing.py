@@ -7,6 +7,7 @@ value. It ends with the process that started it, however that ends.
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import signal
 from collections.abc import Callable, Sequence
@@ -102,11 +103,14 @@ class ServerProcess:
             self._worker = None
 
     def terminate(self) -> None:
+        """Ask it to end, by SIGTERM."""
+        if self.is_alive() and self.pid is not None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
         """Kill it and what it has started."""
         if self._worker is not None:
             self._worker.kill_tree()
-
-    kill = terminate
 
 
 def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:

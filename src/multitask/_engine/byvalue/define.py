@@ -44,6 +44,8 @@ _CLASSES_KEPT = 1000
 class Definitions:
     """Numbers and contents of functions, classes and globals of one pool; also the pool's home in this process."""
 
+    keeps = True  # whether what is pickled belongs to a task, with which it ends
+
     def __init__(self, space: int, snapshot: Mapping[str, object] | None) -> None:
         self.space = space
         learn_lazily_imported()
@@ -256,15 +258,18 @@ class Definitions:
     def lend(self, pickler: ValuePickler, fd: int) -> family.Ticket:
         """Lend *fd* for as long as a task needs it: it may be tried more than once, or never begin."""
         ticket = family.lend(fd, held=True)
-        held = Held(ticket)
-        definition = Definition(self.new_number(), held, self._fallen)
+        self.keep(pickler, Held(ticket))
+        return ticket
+
+    def keep(self, pickler: ValuePickler, thing: object) -> None:
+        """Keep *thing* as long as a task needs what is being pickled."""
+        definition = Definition(self.new_number(), thing, self._fallen)
         definition.fresh = None
         # Nobody ever builds it: it is there to be held by the task, like all that the task needs.
         parcel = Fleeting(b"", ())
-        parcel.token = Token(definition.number, self.dead, (held,))
+        parcel.token = Token(definition.number, self.dead, (thing,))
         definition.built = (definition.number, None, parcel)
         pickler.found.append(definition)
-        return ticket
 
     def _refer(self, pickler: ValuePickler, thing: Any) -> Any:
         definition = self.define(thing)

@@ -28,6 +28,7 @@ __all__ = [
     "Address",
     "Ticket",
     "address",
+    "attach",
     "available",
     "borrow",
     "descriptors",
@@ -48,7 +49,7 @@ available = sys.platform == "linux"
 _lock = threading.RLock()  # guards the three below; never held while anything is waited for
 _broker: Broker | None = None  # this process is a root
 _home: Address | None = None  # where to lend
-_lines: dict[bytes, Line] = {}  # by the root's name
+_lines: dict[Address, Line] = {}
 _uses_keys = False  # something with a key is, or was, used here
 _known: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
@@ -98,9 +99,11 @@ def _lend_here(broker: Broker, fd: int, key: bytes, held: bool) -> int:
         raise OSError(errno.EMFILE, out_of_descriptors(os.getpid(), len(broker.entries))) from None
 
 
-def borrow(ticket: Ticket) -> int:
+def borrow(ticket: Ticket, *, counted: bool = True) -> int:
     """A new close-on-exec descriptor for what was lent; the caller's own. Waits for the root, at most 20 s.
 
+    ``counted=False``: the handle was forgone when it was written, because its sender keeps a use of the thing himself
+    until it has been read; it is not taken from what is under way.
     Raises CannotTravel when it is gone (with the reason), OSError when this process has no descriptor left.
     """
     global _uses_keys
@@ -108,7 +111,7 @@ def borrow(ticket: Ticket) -> int:
     _uses_keys = True  # the ticket does not say
     broker = _own(ticket.name)
     if broker is not None:
-        fd = broker.entries.take(ticket.number)
+        fd = broker.entries.take(ticket.number, counted)
         if fd is not None:
             return forking.let_go(fd)
         from multitask._engine.family.line import gone
@@ -116,13 +119,23 @@ def borrow(ticket: Ticket) -> int:
         raise gone(ticket.pid)
     join(ticket.address)
     try:
-        return _line(ticket.address).borrow(ticket.number)
+        return _line(ticket.address).borrow(ticket.number, counted)
     except ConnectionError as error:
         raise errors.CannotTravel(
             "a descriptor that was lent cannot be borrowed",
             why=str(error.strerror or error),
             fix="let the first process of the program outlive those that it hands things to",
         ) from error
+
+
+def attach(ticket: Ticket) -> None:
+    """This process uses what *ticket* stands for without having borrowed it: the root shall see when it ends."""
+    global _uses_keys
+    where = Ticket(*ticket).address
+    _uses_keys = True
+    if _own(where.name) is None:
+        join(where)
+        _line(where).open()
 
 
 def forgo(ticket: Ticket) -> None:
@@ -152,7 +165,7 @@ def _tell(where: Address, kind: bytes, content: bytes) -> None:
         else:
             broker.entries.drop(NUMBER.unpack(content)[0])
         return
-    line = _lines.get(where.name)
+    line = _lines.get(where)
     if line is None and kind == FORGO:
         line = _line(where)
         try:
@@ -229,19 +242,19 @@ def _own(name: bytes) -> Broker | None:
 
 
 def _line(where: Address) -> Line:
-    line = _lines.get(where.name)
+    line = _lines.get(where)
     if line is None:
         from multitask._engine.family.line import Line
 
         with _lock:
-            line = _lines.setdefault(where.name, Line(where))
+            line = _lines.setdefault(where, Line(where))
     return line
 
 
 def _leave(where: Address) -> None:
     global _home
     with _lock:
-        _lines.pop(where.name, None)
+        _lines.pop(where, None)
         if _home is not None and _home.name == where.name:
             _home = None
 

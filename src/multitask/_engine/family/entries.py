@@ -89,8 +89,11 @@ class Entries:
             forking.disown(fd)
             raise
 
-    def take(self, number: int) -> int | None:
-        """A descriptor for one borrower: the caller owns it. None when there is no such entry. Raises OSError."""
+    def take(self, number: int, counted: bool = True) -> int | None:
+        """A descriptor for one borrower: the caller owns it. None when there is no such entry. Raises OSError.
+
+        *counted*: its handle was under way, and is no more.
+        """
         with self._locked():
             entry = self._by_number.get(number)
             if entry is None:
@@ -104,7 +107,8 @@ class Entries:
             else:
                 with forking.gate:
                     fd = forking.own(os.dup(entry.fd))
-            entry.under_way = max(0, entry.under_way - 1)
+            if counted:
+                entry.under_way = max(0, entry.under_way - 1)
             return fd
 
     # --- what finalizers may ask for --------------------------------------------------------------------------------

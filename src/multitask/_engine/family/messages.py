@@ -12,6 +12,7 @@ HELLO = b"H"  # the secret follows; the first message on each line
 LEND = b"L"  # the key follows (empty: none); a descriptor comes with it
 HOLD = b"K"  # like LEND without a key, to be borrowed until it is dropped
 BORROW = b"B"  # number
+LOOK_IN = b"I"  # number: like BORROW, by a handle that did not count
 FORGO = b"F"  # number; no answer: a handle was read, its descriptor is not needed
 RELEASE = b"R"  # the key follows; no answer: the sender's last use has ended
 DROP = b"D"  # number; no answer: the lender wants it back
