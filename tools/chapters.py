@@ -46,6 +46,7 @@ BEGUN = {
     4: "results and queues; Process later",
     9: "with the standard library's Process; our own later",
     8: "Pool; fork and Process later",
+    11: "clusters later",
     12: "right; the fastest later",
     22: "sub-interpreters and free threads later",
 }

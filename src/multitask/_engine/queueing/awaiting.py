@@ -169,9 +169,12 @@ def running_loop() -> Home:
         return AsyncioHome(asyncio.get_running_loop())
     except RuntimeError:
         trio = sys.modules.get("trio")
-        if trio is None:
-            raise RuntimeError("aget() and aput() wait in an event loop of asyncio or trio; here none runs") from None
-    return TrioHome(trio)
+    try:
+        if trio is not None:
+            return TrioHome(trio)
+    except RuntimeError:
+        pass  # imported, and not what runs here
+    raise RuntimeError("aget() and aput() wait in an event loop of asyncio or trio; here none runs")
 
 
 # --- lines and turns ----------------------------------------------------------------------------------------

@@ -55,8 +55,10 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="multitask-serve", daemon=True)
         self._pid = os.getpid()
+        self._ready = threading.Event()
         _servers.add(self)
         self._thread.start()
+        self._ready.wait()
 
     # --- for the owner -----------------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class Server:
         loop = self._loop
         asyncio.set_event_loop(loop)
         server = loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener, backlog=BACKLOG))
+        self._ready.set()
         try:
             loop.run_forever()
         finally:
@@ -155,7 +158,7 @@ class Server:
             self.strangers.pop(writer, None)
             connection = Connection(self, reader, writer, session)
             self.connections.add(connection)
-            self.sessions[session].comes(connection)
+            connection.away.comes(connection)
             await connection.read()
         except (OSError, EOFError, ValueError, struct.error, asyncio.CancelledError):
             pass  # gone, too slow, no client of ours, or the server ends
@@ -163,7 +166,7 @@ class Server:
             self.strangers.pop(writer, None)
             if connection is not None:
                 self.connections.discard(connection)
-                self.sessions[connection.session_key].goes(connection)
+                connection.away.goes(connection)
             writer.close()
 
     async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
