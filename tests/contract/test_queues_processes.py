@@ -147,14 +147,10 @@ def test_64_producers_and_64_consumers(flavour):
     consumers = [_fork(work.consume, q, results) for _ in range(count)]
     producers = [_fork(work.produce, q, number, each) for number in range(count)]
     try:
-        for pid in producers:
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        producers.clear()
+        _reap(producers)
         q.shutdown()
         taken = dict(results.get(timeout=HANG_SECONDS) for _ in range(count))
-        for pid in consumers:
-            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        consumers.clear()
+        _reap(consumers)
     finally:
         for pid in producers + consumers:
             os.kill(pid, signal.SIGKILL)
@@ -165,6 +161,13 @@ def test_64_producers_and_64_consumers(flavour):
             mine = [i for n, i in one if n == number]
             assert mine == sorted(mine), "one producer's items came out of order"
     assert sorted(item for one in taken.values() for item in one) == [(n, i) for n in range(count) for i in range(each)]
+
+
+def _reap(pids):
+    while pids:
+        status = os.waitpid(pids[-1], 0)[1]
+        pids.pop()
+        assert os.waitstatus_to_exitcode(status) == 0
 
 
 def _fork(call, *args):

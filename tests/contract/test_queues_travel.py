@@ -176,6 +176,8 @@ def take_and_die(q):
 def test_threads_that_receive_one_queue_at_once_get_one_object(flavour):
     q = flavour.queue()
     carrier = flavour.queue()
+    carrier.put(q)  # so that the child lends to this process
+    assert carrier.get() is q
     with forked(lambda: [carrier.put(q) for _ in range(16)]):
         seen = []
         threads = [threading.Thread(target=lambda: seen.append(carrier.get(timeout=HANG_SECONDS))) for _ in range(16)]

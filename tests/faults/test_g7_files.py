@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import struct
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -50,47 +53,64 @@ def killed_at(line: int, act) -> bool:
 
 LOCKS = {"description": filelock.DescriptionLock, "process": filelock.ProcessLock}
 
-# What is done, and what may be in the queue afterwards.
-OPERATIONS = {
-    "put": (lambda q: q.put("new"), [START, [*START, "new"]]),
-    "put_many": (lambda q: q.put_many(["a", "b"]), [START, [*START, "a", "b"]]),
-    "get": (lambda q: q.get(), [START, START[1:]]),
-    "get_many": (lambda q: q.get_many(), [START, []]),
-    "task_done": (lambda q: q.task_done(), [START]),
-    "shutdown": (lambda q: q.shutdown(), [START]),
-    "shutdown_immediate": (lambda q: q.shutdown(True), [START, []]),
+
+class Case(NamedTuple):
+    """What is in the queue, what is done, and what may be in it afterwards."""
+
+    start: list[object]
+    act: Callable[[files.FileQueue], object]
+    allowed: list[list[object]]
+
+
+CASES = {
+    "put": Case(START, lambda q: q.put("new"), [START, [*START, "new"]]),
+    "put_into_the_empty": Case([], lambda q: q.put("new"), [[], ["new"]]),
+    "put_the_last_there_is_room_for": Case(list("abcd"), lambda q: q.put("e"), [list("abcd"), list("abcde")]),
+    "put_many": Case(START, lambda q: q.put_many(["a", "b"]), [START, [*START, "a", "b"]]),
+    "get": Case(START, lambda q: q.get(), [START, START[1:]]),
+    "get_the_last": Case(["last"], lambda q: q.get(), [["last"], []]),
+    "get_from_the_full": Case(list("abcde"), lambda q: q.get(), [list("abcde"), list("bcde")]),
+    "get_many": Case(START, lambda q: q.get_many(), [START, []]),
+    "task_done": Case(["one"], lambda q: q.task_done(2), [["one"]]),
+    "shutdown": Case([], lambda q: q.shutdown(), [[]]),
+    "shutdown_immediate": Case(START, lambda q: q.shutdown(True), [START, []]),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lock", LOCKS)
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_death_before_any_line_of(name, lock, monkeypatch):
+@pytest.mark.parametrize("read_before", [150, 900])  # less than what is left, or more: then that is moved up
+@pytest.mark.parametrize("name", CASES)
+def test_death_before_any_line_of(name, read_before, lock, monkeypatch):
     if lock == "process":
         monkeypatch.setattr(filelock, "best", filelock.ProcessLock)
-    monkeypatch.setattr(filelog, "KEEP_BYTES", 100)  # so that what is left is moved up and the file cut
-    operation, allowed = OPERATIONS[name]
+    monkeypatch.setattr(filelog, "KEEP_BYTES", 100)
+    case = CASES[name]
     seen: Counter[int] = Counter()
     line = 0
     while True:
         line += 1
-        q = files.FileQueue(10)
+        q = files.FileQueue(5)
         assert isinstance(q._parts.lock, LOCKS[lock])
-        q.put_many([b"read", *START])
-        q.get()  # so that there is something to give back
-        died = killed_at(line, lambda q=q: operation(q))
-        seen[check_alive(q, allowed)] += 1
+        q.put(bytes(read_before))
+        q.put_many(case.start[:4])
+        q.get()
+        q.put_many(case.start[4:])
+        died = killed_at(line, lambda q=q: case.act(q))
+        seen[check_alive(q, case.allowed)] += 1
         if not died:
             break
-    print(f"\n{name} with the {lock} lock: killed before {line - 1} lines; outcomes {dict(seen)}")
+    print(f"\n{name}, {read_before} read before, {lock} lock: {line - 1} deaths; outcomes {dict(seen)}")
     assert line > 20, "hardly any line of the queue was run: the test has lost sight of it"
-    assert len(seen) == len(allowed), "each outcome is seen: killed before and after what counts"
+    assert len(seen) == len(case.allowed), "each outcome is seen: killed before and after what counts"
 
 
 def check_alive(q: files.FileQueue, allowed: list[list[object]]) -> int:
-    """Which of the allowed contents it has; it must work on, whatever it was doing."""
+    """Which of the allowed contents it has; it must work on, whatever was being done."""
     size, shut = q.qsize(), q.is_shutdown
     begun = time.monotonic()
+    q._step(lambda state: None)  # whoever has the lock next puts the levels right
+    assert tuple(map(readable, q._parts.levels())) == q._levels(q._log.look())
     items = []
     try:
         while True:
@@ -98,21 +118,39 @@ def check_alive(q: files.FileQueue, allowed: list[list[object]]) -> int:
     except (q.Empty, q.ShutDown):
         pass
     assert items in allowed and size == len(items)
-    assert q.put_count - q.got_count == 0
+    assert q.put_count == q.got_count
     if not shut:
         q.put("after", block=False)
-        assert q._parts.items.descriptors and readable(q._parts.items)
-        assert q.get(timeout=1) == "after" and not readable(q._parts.items)
-    q.task_done(q.unfinished_tasks) if q.unfinished_tasks else None
-    assert readable(q._parts.done)
+        assert q.get(timeout=1) == "after"
+    if q.unfinished_tasks:
+        q.task_done(q.unfinished_tasks)
+    q.join(0)
     assert time.monotonic() - begun < 1.0, "somebody waited for the dead"
     return allowed.index(items)
 
 
 def readable(level) -> bool:
-    import select
-
     return bool(select.select([level.descriptors[0]], [], [], 0)[0])
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_forked_child_does_not_share_the_hold_of_its_parent(lock, monkeypatch):
+    if lock == "process":
+        monkeypatch.setattr(filelock, "best", filelock.ProcessLock)
+    q = files.FileQueue()
+    assert q._parts.lock.attempt()
+    assert _fork_and_ask(q._parts.lock.attempt) is False
+    q._parts.lock.release()
+    assert _fork_and_ask(q._parts.lock.attempt) is True
+    assert q._parts.lock.attempt(), "its end lets go of it"
+    q._parts.lock.release()
+
+
+def _fork_and_ask(question) -> bool:
+    pid = os.fork()
+    if not pid:
+        os._exit(question())
+    return bool(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 RECORD = struct.Struct("=QQ")
