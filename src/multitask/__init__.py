@@ -5,26 +5,37 @@ Every public name is here and is loaded on first use, so that ``import multitask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # true for type checkers, which know the name
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
     "Array",
+    "BaseManager",
     "CancelledError",
     "CannotTravel",
+    "Client",
     "Counter",
+    "Empty",
     "Executor",
+    "Full",
+    "JoinableQueue",
+    "Listener",
+    "Manager",
     "MultitaskError",
     "NotSupported",
+    "Pipe",
     "Pool",
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "Queue",
     "RawArray",
     "RawValue",
     "Shared",
+    "ShutDown",
+    "SimpleQueue",
     "Task",
     "TaskTimeout",
     "TimeoutError",
@@ -39,6 +50,7 @@ __all__ = [
 if TYPE_CHECKING:
     from multitask._engine.cpus import cpu_count
     from multitask._engine.notes import note
+    from multitask.connections import BaseManager, Client, Listener, Manager, Pipe
     from multitask.copying import copytree
     from multitask.errors import (
         CancelledError,
@@ -54,25 +66,37 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
     from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
 else:
     _HOME = {
         "Array": "sharing",
+        "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
+        "Client": "connections",
         "Counter": "sharing",
+        "Empty": "queues",
         "Executor": "executor",
         "FIFO": "policies",
+        "Full": "queues",
+        "JoinableQueue": "queues",
+        "Listener": "connections",
+        "Manager": "connections",
         "MultitaskError": "errors",
         "NotSupported": "errors",
+        "Pipe": "connections",
         "Pool": "pool",
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "Queue": "queues",
         "RawArray": "sharing",
         "RawValue": "sharing",
         "Shared": "sharing",
+        "ShutDown": "queues",
+        "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",

@@ -42,7 +42,7 @@ from multitask._engine.byvalue.missing import make_missing
 from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import IN_BAND_BYTES, MAIN_IN_PICKLE, ValuePickler
 
-__all__ = ["open_sealed", "seal"]
+__all__ = ["open_sealed", "seal", "seal_whole"]
 
 _MARK = 0x01  # a pickle starts with 0x80
 _SPACES_KEPT = 1000  # foreign namespaces in one sealer, origins in one reader
@@ -59,8 +59,9 @@ Mark = tuple[Any, ...]  # how else an entry may be found: its birth, the script 
 class _Pickler(ValuePickler):
     """Used again and again, taken by one thread at a time: making a new one costs 1 µs."""
 
-    def __init__(self, sealer: _Sealer) -> None:
+    def __init__(self, sealer: _Sealer, in_band: bool = False) -> None:
         self.sealer = sealer
+        self.in_band = in_band
         self.traveller = sealer.definitions
         self.chunks: list[bytes] = []  # what it has written
         self.found: list[Definition] = []
@@ -78,7 +79,7 @@ class _Pickler(ValuePickler):
     def _out_of_band(self, buffer: pickle.PickleBuffer) -> bool:
         self.asked = True
         raw = buffer.raw()
-        if raw.nbytes < IN_BAND_BYTES:
+        if self.in_band or raw.nbytes < IN_BAND_BYTES:
             return True
         self.buffers.append(raw)
         return False
@@ -87,8 +88,8 @@ class _Pickler(ValuePickler):
 _Desk = tuple[Callable[[object], None], Callable[[], None], list[bytes], _Pickler]
 
 
-def _new_desk() -> _Desk:
-    pickler = _Pickler(_current_sealer())
+def _new_desk(in_band: bool = False) -> _Desk:
+    pickler = _Pickler(_current_sealer(), in_band)
     return pickler.dump, pickler.clear_memo, pickler.chunks, pickler
 
 
@@ -153,6 +154,17 @@ def seal(obj: object, where: str = "item") -> tuple[bytes, Sequence[memoryview]]
     return data, _NONE
 
 
+def seal_whole(obj: object, where: str = "object") -> bytes:
+    """Like ``seal``, with all buffers inside: for streams. What is importable is a pickle that anybody can read."""
+    desk = _new_desk(in_band=True)
+    pickler = desk[3]
+    try:
+        pickler.dump(obj)
+    except Exception:
+        return _seal_again(pickler.sealer, obj, where, in_band=True)[0]
+    return _seal_more(desk, obj, where)[0]
+
+
 def _seal_more(desk: _Desk, obj: object, where: str) -> tuple[bytes, Sequence[memoryview]]:
     """What is large, has objects or buffers in it or travels by value."""
     pickler = desk[3]
@@ -160,20 +172,20 @@ def _seal_more(desk: _Desk, obj: object, where: str) -> tuple[bytes, Sequence[me
     buffers = tuple(pickler.buffers)
     try:
         if data.find(MAIN_IN_PICKLE) >= 0:
-            return _seal_again(pickler.sealer, obj, where)
+            return _seal_again(pickler.sealer, obj, where, pickler.in_band)
         if pickler.found:
             # Until here the pickler keeps alive what only __reduce__ methods have made.
             data = _enclose(pickler.sealer, data, pickler.found, obj, where)
     finally:
         pickler.put_away()
-    if len(data) < _DESK_BYTES:
+    if len(data) < _DESK_BYTES and not pickler.in_band:
         _give_back(desk)
     return data, buffers
 
 
-def _seal_again(sealer: _Sealer, obj: object, where: str) -> tuple[bytes, Sequence[memoryview]]:
+def _seal_again(sealer: _Sealer, obj: object, where: str, in_band: bool = False) -> tuple[bytes, Sequence[memoryview]]:
     """After a failure: with the reducers for exotic types, and with witnesses to what fails."""
-    data, buffers, found, _pickler = sealer.definitions.pickled(obj, where)
+    data, buffers, found, _pickler = sealer.definitions.pickled(obj, where, in_band=in_band)
     if found:
         data = _enclose(sealer, data, found, obj, where)
     return data, buffers

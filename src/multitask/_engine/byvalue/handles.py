@@ -1,8 +1,8 @@
 """What holds a descriptor: sockets, Connections, the queues and locks of ``multiprocessing``.
 
 The standard library pickles them while it starts a process, and asks that process's ``Popen`` to pass the descriptors.
-Here a stand-in takes the place of that Popen and lends each descriptor to the family (family/README.md), so they travel to
-processes that run already. Nothing is imported for it: who has such an object has loaded its module.
+Here a stand-in takes the place of that Popen and lends each descriptor to the family (family/README.md), so they
+travel to processes that run already. Nothing is imported for it: who has such an object has loaded its module.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from multitask._engine import family
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.pickling import ValuePickler

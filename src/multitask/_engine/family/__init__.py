@@ -14,15 +14,19 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from multitask import errors
 from multitask._engine.family.messages import DROP, FORGO, NUMBER, RELEASE, Address, Ticket
 from multitask._engine.workers import forking
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from multitask._engine.family.broker import Broker
     from multitask._engine.family.line import Line
+
+    T = TypeVar("T")
 
 __all__ = [
     "Address",
@@ -42,14 +46,12 @@ __all__ = [
     "shared",
 ]
 
-T = TypeVar("T")
-
 available = sys.platform == "linux"
 
 _lock = threading.RLock()  # guards the three below; never held while anything is waited for
 _broker: Broker | None = None  # this process is a root
 _home: Address | None = None  # where to lend
-_lines: dict[bytes, Line] = {}  # by the root's name
+_lines: dict[Address, Line] = {}
 _uses_keys = False  # something with a key is, or was, used here
 _known: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
@@ -165,7 +167,7 @@ def _tell(where: Address, kind: bytes, content: bytes) -> None:
         else:
             broker.entries.drop(NUMBER.unpack(content)[0])
         return
-    line = _lines.get(where.name)
+    line = _lines.get(where)
     if line is None and kind == FORGO:
         line = _line(where)
         try:
@@ -242,19 +244,19 @@ def _own(name: bytes) -> Broker | None:
 
 
 def _line(where: Address) -> Line:
-    line = _lines.get(where.name)
+    line = _lines.get(where)
     if line is None:
         from multitask._engine.family.line import Line
 
         with _lock:
-            line = _lines.setdefault(where.name, Line(where))
+            line = _lines.setdefault(where, Line(where))
     return line
 
 
 def _leave(where: Address) -> None:
     global _home
     with _lock:
-        _lines.pop(where.name, None)
+        _lines.pop(where, None)
         if _home is not None and _home.name == where.name:
             _home = None
 

@@ -40,10 +40,11 @@ from multitask._engine.workers.messages import receive
 _PEER = struct.Struct("=iii")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
-def user_of(peer: socket.socket) -> int:
-    """The user at the other end of a connected socket, as it was when the connection was made."""
+def peer_of(peer: socket.socket) -> tuple[int, int]:
+    """(pid, user) at the other end of a connected socket, as they were when the connection was made."""
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(credentials)[1])
+    pid, user, _ = _PEER.unpack(credentials)
+    return pid, user
 
 
 class Broker:
@@ -54,6 +55,7 @@ class Broker:
         self.entries = Entries()
         self._serving = False
         self._lines: dict[int, socket.socket] = {}
+        self._ending: dict[int, int] = {}  # pid of whoever hung up -> its pidfd, until it is dead
         self._known: set[int] = set()  # lines that have shown the secret
         with forking.gate:
             self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -77,7 +79,7 @@ class Broker:
 
     def descriptors(self) -> set[int]:
         """What it needs for itself, as long as the process lives."""
-        return {self._door.fileno(), self._spare, *self._lines}
+        return {self._door.fileno(), self._spare, *self._lines, *self._ending.values()}
 
     def abandon(self) -> None:
         """In a forked child: the descriptors are closed already, the thread is not here."""
@@ -93,9 +95,11 @@ class Broker:
                 try:
                     if fd == self._door.fileno():
                         self._accept()
-                    else:
+                    elif fd in self._lines:
                         self._hear(fd)
-                except OSError:
+                    else:
+                        self._bury(fd)
+                except (OSError, struct.error):  # it has gone, or talks nonsense
                     self._hang_up(fd)
                 except Exception:
                     sys.excepthook(*sys.exc_info())
@@ -115,7 +119,7 @@ class Broker:
             return
         self._lines[fd] = line
         self.entries.lines += 1
-        if user_of(line) != os.geteuid():
+        if peer_of(line)[1] != os.geteuid():
             _answer(line, REFUSED)
             self._hang_up(fd)
             return
@@ -145,9 +149,32 @@ class Broker:
             self._poll.unregister(fd)
         except KeyError:
             pass
+        pid, _ = peer_of(line)
         line.detach()
         forking.disown(fd)
-        # Whoever it was may have been the last user of something.
+        # The kernel closes the line of a process that ends before it lets go of its locks: look once it is dead.
+        if not self._await_death(pid):
+            self.entries.look_at_all()
+
+    def _await_death(self, pid: int) -> bool:
+        """Whether process *pid* is still there; then its death will be heard."""
+        if pid in self._ending:
+            return True
+        try:
+            with forking.gate:
+                pidfd = forking.own(os.pidfd_open(pid))
+        except (OSError, AttributeError):  # it is dead, or of another namespace of pids
+            return False
+        self._ending[pid] = pidfd
+        self._poll.register(pidfd, select.POLLIN)
+        return True
+
+    def _bury(self, pidfd: int) -> None:
+        for pid, fd in tuple(self._ending.items()):
+            if fd == pidfd:
+                del self._ending[pid]
+                self._poll.unregister(pidfd)
+                forking.disown(pidfd)
         self.entries.look_at_all()
 
     def _hear(self, fd: int) -> None:

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 
 from multitask import errors
-from multitask._engine.family.broker import user_of
+from multitask._engine.family.broker import peer_of
 from multitask._engine.family.messages import (
     ANSWER,
     BORROW,
@@ -91,10 +91,12 @@ class Line:
         try:
             with self._lock:
                 try:
-                    state, number, rights = self._exchange(request, fd)
+                    state, number, rights = self._exchange_again(request, fd)
                 except BaseException:
                     self._close()
                     raise
+                if state == REFUSED:
+                    self._close()
         finally:
             self._flush()
         if state:
@@ -104,6 +106,17 @@ class Line:
         if request[:1] in (BORROW, LOOK_IN) and not rights:
             raise OSError(errno.EMFILE, "this process has no file descriptor left for what it was lent")
         return number, rights[0] if rights else -1
+
+    def _exchange_again(self, request: bytes, fd: int) -> tuple[int, int, list[int]]:
+        known = self._socket is not None
+        try:
+            return self._exchange(request, fd)
+        except ConnectionError:
+            self._close()
+            if not known:
+                raise
+        # The root may have hung up for a reason that has passed: it has ended only if a new line says so too.
+        return self._exchange(request, fd)
 
     def _exchange(self, request: bytes, fd: int) -> tuple[int, int, list[int]]:
         line = self._connected()
@@ -117,7 +130,10 @@ class Line:
         except BlockingIOError:
             raise self._silent() from None
         try:
-            answer, rights = receive(line, ANSWER.size, 1)
+            try:
+                answer, rights = receive(line, ANSWER.size, 1)
+            except ConnectionResetError:  # it hung up with words of ours unread: its own are behind that error
+                answer, rights = receive(line, ANSWER.size, 1)
         except BlockingIOError:
             raise self._silent() from None
         if not answer:
@@ -136,13 +152,16 @@ class Line:
         try:
             line.connect(self.address.name)
             # The name is free once the root has ended: whoever took it must not see the secret or a descriptor.
-            if user_of(line) != os.geteuid():
+            if peer_of(line)[1] != os.geteuid():
                 raise self._refusal(REFUSED, 0)
-            line.send(HELLO + self.address.secret, socket.MSG_NOSIGNAL)
+            try:
+                line.send(HELLO + self.address.secret, socket.MSG_NOSIGNAL)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # turned away at the door: it has said why
         except BlockingIOError:
             self._close()
             raise self._silent() from None
-        except (ConnectionRefusedError, BrokenPipeError):
+        except ConnectionRefusedError:
             self._close()
             raise self._gone() from None
         except BaseException:

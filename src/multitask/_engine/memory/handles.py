@@ -140,7 +140,7 @@ def released(key: Key) -> None:
 
 
 def travels(kind: type[K]) -> type[K]:
-    """Objects of exactly this class, whose ``__reduce__`` writes a handle, are kept by tasks that they are sent with."""
+    """Objects of exactly this class, whose ``__reduce__`` writes a handle, are kept by tasks they are sent with."""
     reducers[kind] = _reduce
     return kind
 
