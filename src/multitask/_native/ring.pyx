@@ -78,6 +78,11 @@ cdef class RingQueue(Many):
 
     # --- work that is done ---
 
+    @property
+    def unfinished_tasks(self):
+        """How many items were put and are not yet said to be done."""
+        return mtq_unfinished(self.opened())
+
     def task_done(self, count=1):
         if count < 1:
             raise ValueError(f"count must be at least 1, not {count!r}")

@@ -103,9 +103,17 @@ cdef extern from "ringwait.h" nogil:
 cdef extern from *:
     """
     static inline uint32_t mtq_sleepers(mtq_bell *bell) { return atomic_load(&bell->sleepers); }
+    /* What is done first: it never overtakes what was put. */
+    static inline uint64_t mtq_unfinished(mtq *q) {
+        uint64_t done = atomic_load(&q->c->discarded);
+        done += atomic_load(&q->c->done);
+        uint64_t put = mtq_put_count(q);
+        return put > done ? put - done : 0;
+    }
     static inline int mtq_in_main_thread(void) { return (pid_t)syscall(SYS_gettid) == getpid(); }
     """
     uint32_t mtq_sleepers(mtq_bell *bell) nogil
+    uint64_t mtq_unfinished(mtq *q) nogil
     int mtq_in_main_thread() nogil
 
 cdef enum:
@@ -149,6 +157,7 @@ cdef class Base:
     cdef mtq q
     cdef bint is_closed
     cdef object __weakref__
+    cdef public object tie  # goes after the memory was unmapped: see _engine/queueing/memory.py
 
     def __cinit__(self, *args, **kwargs):
         self.q.c = NULL
