@@ -13,6 +13,7 @@ from multitask.errors import CancelledError, PoolClosed
 
 cdef tuple EMPTY = ()
 cdef object Parcel = None      # set by the first core: wire is not imported before it is needed
+cdef object Fleeting = None    # likewise: a need that is to be let go with its task
 
 
 
@@ -48,6 +49,7 @@ cdef class Books:
     cdef int page_fd, bell_fd, epoll_fd
     # what the manager has to look at
     cdef list sent, failed, slow, hooked, ready, farewells, posts
+    cdef list spent               # what settled tasks had borrowed: letting go of it runs Python code
     cdef bint told_idle
     cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
@@ -57,11 +59,12 @@ cdef class Books:
         self.page_fd = self.bell_fd = self.epoll_fd = -1
 
     def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1):
-        global Parcel
+        global Fleeting, Parcel
+        from multitask._engine.wire import Fleeting as fleeting_class
         from multitask._engine.wire import Parcel as parcel_class
         cdef void *at
         cdef epoll_event event
-        Parcel = parcel_class
+        Fleeting, Parcel = fleeting_class, parcel_class
         self.encoder = encoder
         self.task_class = task_class
         self.policy_key = policy_key
@@ -74,6 +77,7 @@ cdef class Books:
         self.lanes, self.by_wid, self.entries, self.definitions = [], {}, {}, {}
         self.sent, self.failed, self.slow, self.hooked = [], [], [], []
         self.ready, self.farewells, self.posts = [], [], []
+        self.spent = []
         self.page_fd = mt_memfd("multitask-page", sizeof(mt_page))
         if self.page_fd < 0:
             raise OSError(-self.page_fd, "cannot make a pool's doorbell")
