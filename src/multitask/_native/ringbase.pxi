@@ -231,16 +231,16 @@ cdef class Base:
         return OSError(-result, "the queue's memory cannot be read")
 
 
-cdef object _shut_down = None
+cdef object _ended_with = None
 
 
 cdef object shut_down_class():
     """ShutDown, looked up when it is first needed: the package that has it needs this module."""
-    global _shut_down
-    if _shut_down is None:
+    global _ended_with
+    if _ended_with is None:
         try:
             from multitask._engine.queueing.interface import ShutDown
         except ModuleNotFoundError:
             ShutDown = getattr(_stdlib, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
-        _shut_down = ShutDown
-    return _shut_down
+        _ended_with = ShutDown
+    return _ended_with
