@@ -1,4 +1,4 @@
-"""Forked children that get shared objects through a pipe, as a running worker would, and can be killed at any moment."""
+"""Forked children that get shared objects through a pipe, as a running worker would, and can be killed at any time."""
 
 from __future__ import annotations
 

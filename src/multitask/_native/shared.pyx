@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-# cython: auto_pickle=False, binding=False
+# cython: auto_pickle=False, binding=False, always_allow_keywords=False
 """Small objects in shared memory: arenas of cells, the re-entrant lock in a cell, the atomic counter in a cell.
 
 The protocol is in shared.h, its description in SHARED.md. What a process keeps about an arena (how often each cell is
@@ -421,8 +421,17 @@ cdef class AtomicCounter(Cell):
         cdef int64_t total
         cdef int64_t more = whole(n)
         if not ms_add(<counter_word *> self.data, more, &total):
-            raise OverflowError(f"adding {n} would leave the 64 bits of a Counter, which stays at {self.get()}")
+            raise overflow(self, n)
         return total
+
+    def __iadd__(self, n):
+        cdef int64_t total
+        if not ms_add(<counter_word *> self.data, whole(n), &total):
+            raise overflow(self, n)
+        return self
+
+    def __isub__(self, n):
+        return self.__iadd__(-index(n))
 
     def get(self):
         return ms_load(<counter_word *> self.data)
@@ -440,6 +449,10 @@ cdef class AtomicCounter(Cell):
     @value.setter
     def value(self, n):
         ms_store(<counter_word *> self.data, whole(n))
+
+
+cdef object overflow(AtomicCounter counter, n):
+    return OverflowError(f"adding {n} would leave the 64 bits of a Counter, which stays at {counter.get()}")
 
 
 cdef inline int64_t whole(n) except? -1:

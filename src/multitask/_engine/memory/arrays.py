@@ -50,7 +50,7 @@ _NUMPY_2 = int(numpy.__version__.partition(".")[0]) >= 2
 
 def _bounds(array: Any) -> tuple[int, int]:
     bounds = numpy.lib.array_utils.byte_bounds if _NUMPY_2 else numpy.byte_bounds  # type: ignore[attr-defined]
-    return bounds(array)  # type: ignore[no-any-return]
+    return bounds(array)
 
 
 def _rebuild(block: Memory, offset: int, shape: Any, strides: Any, dtype: Any) -> SharedArray:

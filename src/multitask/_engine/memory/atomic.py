@@ -18,9 +18,6 @@ class NativeCounter(shared.AtomicCounter, Counter):
     def __reduce__(self) -> tuple[Any, ...]:
         return native.reduce(self)
 
-    __iadd__ = Counter.__iadd__
-    __isub__ = Counter.__isub__
-
 
 def new(value: int) -> NativeCounter:
     """A counter that starts at *value*."""

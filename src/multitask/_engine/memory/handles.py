@@ -15,11 +15,17 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from multitask._engine import family
 from multitask._engine.byvalue.reducers import reducers
 from multitask._engine.workers import forking
+
+try:
+    import fcntl
+except ImportError:  # nothing travels there
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.pickling import ValuePickler
@@ -39,6 +45,7 @@ class Handle(NamedTuple):
     key: Key
     ticket: tuple[Any, ...]
     counted: bool
+    source: tuple[int, int, int]  # the sender's process, its descriptor, the file's inode
 
 
 _tickets: dict[Key, tuple[Any, ...]] = {}  # of what this process uses: valid as long as anybody does
@@ -50,21 +57,62 @@ def write(thing: object, fd: int, key: Key) -> Handle:
     """A handle to the file *fd*, of which *thing* is a use in this process."""
     kept = _keeper()
     ticket = _tickets.get(key)
+    source = (os.getpid(), fd, os.fstat(fd).st_ino)
     if kept is None:
         ticket = _tickets[key] = tuple(family.lend(fd, key))
-        return Handle(key, ticket, True)
+        return Handle(key, ticket, True, source)
     kept.append(thing)
     if ticket is None:
         lent = family.lend(fd, key)
         family.forgo(lent)  # it can be borrowed while anybody uses it
         ticket = _tickets[key] = tuple(lent)
-    return Handle(key, ticket, False)
+    return Handle(key, ticket, False, source)
 
 
 def borrow(handle: Handle) -> int:
     """A descriptor for it, with an open file description of its own. Raises CannotTravel when it is gone."""
+    ticket = family.Ticket(*handle.ticket)
+    fd = _at_the_sender(handle.source)
+    if fd is None:
+        fd = family.borrow(ticket, counted=handle.counted)
+    else:
+        try:
+            family.attach(ticket)
+        except OSError:  # the root has ended: it works on without
+            pass
+        arrived(handle)
     _tickets[handle.key] = handle.ticket
-    return family.borrow(family.Ticket(*handle.ticket), counted=handle.counted)
+    return fd
+
+
+def _at_the_sender(source: tuple[int, int, int]) -> int | None:
+    """The sender's own file, opened through /proc while it has it: that wakes nobody. None where that cannot be."""
+    pid, number, inode = source
+    path = f"/proc/{pid}/fd/{number}"
+    try:
+        if os.stat(path).st_ino != inode:  # the number, or even the process, is another one by now
+            return None
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    found = os.fstat(fd)
+    if found.st_ino == inode and found.st_dev == _memory_device():
+        fcntl.flock(fd, fcntl.LOCK_SH)  # a user from here on
+        return fd
+    os.close(fd)
+    return None
+
+
+@cache
+def _memory_device() -> int:
+    """Where the files of memfd_create live: their inodes are unique there. -1: there are none."""
+    if not hasattr(os, "memfd_create"):
+        return -1
+    fd = os.memfd_create("multitask-device")
+    try:
+        return os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def arrived(handle: Handle) -> None:
@@ -92,7 +140,7 @@ def released(key: Key) -> None:
 
 
 def travels(kind: type[K]) -> type[K]:
-    """Have objects of exactly this class, whose ``__reduce__`` writes a handle, kept by the tasks that they are sent with."""
+    """Objects of exactly this class, whose ``__reduce__`` writes a handle, are kept by tasks they are sent with."""
     reducers[kind] = _reduce
     return kind
 

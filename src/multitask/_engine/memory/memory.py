@@ -81,7 +81,7 @@ def _native_class() -> type[Memory]:
 
 
 @handles.travels
-class PortableMemory(mmap.mmap, Memory):  # type: ignore[misc]
+class PortableMemory(mmap.mmap, Memory):
     """The same on the standard library's mmap, which needs one descriptor more."""
 
     def __new__(cls, fd: int, nbytes: int, writable: bool) -> PortableMemory:

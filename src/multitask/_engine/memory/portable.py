@@ -6,8 +6,8 @@ off Linux, nothing travels to a process that runs already.
 
 Locks are POSIX record locks: they belong to a process, and the kernel drops them when it ends. Within the process a
 ``threading.RLock`` decides first.
-Rule: a process has one descriptor of each file of locks and closes it only when no lock of it is left here, since closing
-any descriptor of a file drops all locks on it.
+Rule: a process has one descriptor of each file of locks and closes it only when no lock of it is left here: closing any
+descriptor of a file drops all locks on it.
 """
 
 from __future__ import annotations

@@ -218,3 +218,23 @@ def test_a_forked_child_has_what_its_parent_had():
             os._exit(0)
     os.waitpid(pid, 0)
     assert (counter.get(), array.sum(), value.value) == (2, 4, 5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_is_a_user_of_its_own():
+    counter = Counter(5)
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        code = 99
+        try:
+            os.close(write)
+            os.read(read, 1)  # until the parent has dropped its own and used its cells again and again
+            code = counter.get()
+        finally:
+            os._exit(code)
+    os.close(read)
+    del counter
+    others = [Counter(9) for _ in range(3000)]
+    os.close(write)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5 and others
