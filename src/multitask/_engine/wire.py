@@ -23,7 +23,7 @@ from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names
 from multitask._engine.byvalue.reducers import CACHED_TYPE
 from multitask._typing import Any
 
-__all__ = ["ABSENT", "Decoder", "Encoder", "FunctionRef", "Known", "Need", "Parcel"]
+__all__ = ["ABSENT", "Decoder", "Encoder", "Fleeting", "FunctionRef", "Known", "Need", "Parcel"]
 
 
 _new = tuple.__new__  # a NamedTuple's own constructor costs 0.2 µs

@@ -15,6 +15,7 @@ cdef tuple EMPTY = ()
 cdef object Parcel = None
 cdef object CancelledError = None
 cdef object PoolClosed = None
+cdef object Fleeting = None    # a need that is to be let go with its task
 
 
 
@@ -50,6 +51,7 @@ cdef class Books:
     cdef int page_fd, bell_fd, epoll_fd
     # what the manager has to look at
     cdef list sent, failed, slow, hooked, ready, farewells, posts
+    cdef list spent               # what settled tasks had borrowed: letting go of it runs Python code
     cdef bint told_idle
     cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
@@ -61,12 +63,14 @@ cdef class Books:
 
     def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1,
                  int senders=1):
-        global Parcel, CancelledError, PoolClosed
+        global Fleeting, Parcel, CancelledError, PoolClosed
+        from multitask._engine.wire import Fleeting as fleeting_class
         from multitask._engine.wire import Parcel as parcel_class
         from multitask.errors import CancelledError as cancelled_error, PoolClosed as closed_error
         cdef void *at
         cdef epoll_event event
         Parcel, CancelledError, PoolClosed = parcel_class, cancelled_error, closed_error
+        Fleeting = fleeting_class
         self.encoder = encoder
         self.task_class = task_class
         self.policy_key = policy_key
@@ -79,6 +83,7 @@ cdef class Books:
         self.lanes, self.by_wid, self.entries, self.definitions = [], {}, {}, {}
         self.sent, self.failed, self.slow, self.hooked = [], [], [], []
         self.ready, self.farewells, self.posts = [], [], []
+        self.spent = []
         self.page_fd = mt_memfd("multitask-page", sizeof(mt_page))
         if self.page_fd < 0:
             raise OSError(-self.page_fd, "cannot make a pool's doorbell")

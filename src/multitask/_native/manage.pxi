@@ -59,6 +59,10 @@ cdef class NativeCore(Waiter):
         for i in range(n):
             if got[i].data.u64 != 0:
                 events.append(("exit", <int> (got[i].data.u64 - 1)))
+        if PyList_GET_SIZE(self.spent):
+            # A socket that a task had must not stay open here for as long as somebody keeps the task.
+            spent, self.spent = self.spent, []
+            spent = None
         if PyList_GET_SIZE(self.slow):
             slow, self.slow = self.slow, []
             for each in slow:

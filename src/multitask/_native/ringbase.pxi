@@ -103,9 +103,17 @@ cdef extern from "ringwait.h" nogil:
 cdef extern from *:
     """
     static inline uint32_t mtq_sleepers(mtq_bell *bell) { return atomic_load(&bell->sleepers); }
+    /* What is done first: it never overtakes what was put. */
+    static inline uint64_t mtq_unfinished(mtq *q) {
+        uint64_t done = atomic_load(&q->c->discarded);
+        done += atomic_load(&q->c->done);
+        uint64_t put = mtq_put_count(q);
+        return put > done ? put - done : 0;
+    }
     static inline int mtq_in_main_thread(void) { return (pid_t)syscall(SYS_gettid) == getpid(); }
     """
     uint32_t mtq_sleepers(mtq_bell *bell) nogil
+    uint64_t mtq_unfinished(mtq *q) nogil
     int mtq_in_main_thread() nogil
 
 cdef enum:
@@ -149,6 +157,7 @@ cdef class Base:
     cdef mtq q
     cdef bint is_closed
     cdef object __weakref__
+    cdef public object tie  # goes after the memory was unmapped: see _engine/queueing/memory.py
 
     def __cinit__(self, *args, **kwargs):
         self.q.c = NULL
@@ -222,16 +231,16 @@ cdef class Base:
         return OSError(-result, "the queue's memory cannot be read")
 
 
-cdef object _shut_down = None
+cdef object _ended_with = None
 
 
 cdef object shut_down_class():
     """ShutDown, looked up when it is first needed: the package that has it needs this module."""
-    global _shut_down
-    if _shut_down is None:
+    global _ended_with
+    if _ended_with is None:
         try:
             from multitask._engine.queueing.interface import ShutDown
         except ModuleNotFoundError:
             ShutDown = getattr(_stdlib, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
-        _shut_down = ShutDown
-    return _shut_down
+        _ended_with = ShutDown
+    return _ended_with

@@ -91,6 +91,7 @@ cdef class Submitter(Collector):
         cdef FunctionEntry out = FunctionEntry.__new__(FunctionEntry)
         out.number = 0 if entry is None else entry.number
         out.own = True
+        out.lent = any([type(need[2]) is Fleeting for need in needs])
         own = () if entry is None else entry.needs
         out.needs = own + tuple([self.definition(need) for need in needs])
         return out

@@ -31,12 +31,11 @@ class _Use:
 class NativeQueue(RingQueue, Queue):
     """See the top of the file, and ``Queue``."""
 
-    __slots__ = ("_key", "_use")
+    __slots__ = ("_key",)
 
     def __init__(self, maxsize: int | None = 0, *, shared: bool = True) -> None:
         super().__init__(bound(maxsize))
         self._key = os.urandom(16)
-        self._use: _Use | None = None
         # From now on, because a forked child may be handed what it has inherited.
         family.known_as(self._key, self)
 
@@ -47,8 +46,8 @@ class NativeQueue(RingQueue, Queue):
 
     def _travelled(self) -> None:
         """The family knows of it: it has to hear of the end, too."""
-        if self._use is None:
-            self._use = _Use(self._key)
+        if self.tie is None:
+            self.tie = _Use(self._key)
 
 
 def _arrive(key: bytes, ticket: family.Ticket) -> NativeQueue:
@@ -57,7 +56,6 @@ def _arrive(key: bytes, ticket: family.Ticket) -> NativeQueue:
     def attach(fd: int) -> NativeQueue:
         made = NativeQueue._attach(fd)
         made._key = key
-        made._use = None
         return made
 
     queue = family.shared(key, ticket, attach)
