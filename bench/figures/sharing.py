@@ -136,6 +136,12 @@ WAYS: dict[str, tuple[str, type[Way], str]] = {
 }
 
 
+def installed(name: str) -> bool:
+    """Whether the package of this contender can be imported."""
+    package = WAYS[name][2] if name in WAYS else ""
+    return not package or importlib.util.find_spec(package) is not None
+
+
 def into_a_task(name: str, size: Size, report: Report) -> None:
     """A call with an array that the worker has not seen, and one with an array that it has mapped."""
     import numpy
@@ -172,6 +178,11 @@ def add_to_counter(counter: Any, count: int) -> None:
         counter.add(1)
 
 
+def add_in_place(counter: Any, count: int) -> None:
+    for _ in range(count):
+        counter += 1
+
+
 def add_to_value(value: Any, count: int) -> None:
     for _ in range(count):
         with value.get_lock():
@@ -180,6 +191,7 @@ def add_to_value(value: Any, count: int) -> None:
 
 COUNTERS: dict[str, tuple[str, Callable[[], Any], Callable[[Any, int], None]]] = {
     "multitask": ("**multitask.Counter**, `add(1)`", lambda: _ours("Counter", 0), add_to_counter),
+    "in-place": ("multitask.Counter, `+= 1`", lambda: _ours("Counter", 0), add_in_place),
     "ours-value": ("multitask.Value with its lock", lambda: _ours("Value", "q", 0), add_to_value),
     "mp": ("multiprocessing.Value with its lock", lambda: multiprocessing.Value("q", 0), add_to_value),
 }
@@ -192,7 +204,7 @@ def _ours(name: str, *args: Any) -> Any:
 def counting(name: str, size: Size, report: Report) -> None:
     """One process alone, then four at once on the same number; the sum must be right."""
     _, make, add = COUNTERS[name]
-    count = size["adds"] if name == "multitask" else size["adds"] // 10
+    count = size["adds"] if name in ("multitask", "in-place") else size["adds"] // 10
     counter = make()
     add(counter, count // 10)
     alone = []
@@ -222,7 +234,7 @@ FIGURES = (
             Value("first", "the first call with it, ms", 3, False, speed=True, goals=(Goal("value", "at most", 1.0),)),
             Value("again", "the next call with it, ms", 3, False, speed=True),
         ),
-        tuple(name for name, (_, _, package) in WAYS.items() if not package or importlib.util.find_spec(package)),
+        tuple(WAYS),
         into_a_task,
         full={"mebibytes": 100, "times": 7},
         quick={"mebibytes": 100, "times": 3},
