@@ -171,6 +171,7 @@ def test_the_counts_say_what_went_through(flavour):
     assert (q.put_count, q.got_count, q.qsize(), q.unfinished_tasks) == (5, 3, 2, 5)
 
 
+@pytest.mark.here
 def test_the_repr_is_a_status_line(flavour):
     q = flavour.queue(10)
     q.put_many("abc")
@@ -505,6 +506,7 @@ def test_a_lambda_can_be_put(flavour):
 # --- one among many -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.here
 def test_a_queue_in_a_cycle_is_freed(flavour):
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
@@ -523,6 +525,7 @@ def test_a_queue_in_a_cycle_is_freed(flavour):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.here
 def test_a_queue_dropped_leaves_no_descriptor(flavour):
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(200):
