@@ -138,6 +138,7 @@ def producer(i: int, messages: int, mistake: str | None) -> Party:
         count, slot = m.put_word
         flipped = slot if mistake == "one put state only" else 1 - slot
         p.store(m, "put_word", (count + 1, flipped), release=mistake != "word is no release")
+        m.committed += ((i, m["sent", i]),)
         if mistake == "word before the frame":
             m["early", i] = True
             return "write"
@@ -192,7 +193,7 @@ def consumer(i: int, producers: list[str], mistake: str | None, retires: bool) -
         if mistake == "freed before the copy" and m.freed <= position:
             m.freed = position + 1
             return "copy"
-        if what is None or what in m.came:
+        if what not in m.committed or what in m.came:
             m.wrong = f"{what} is read at position {position}"
         m[holds] = what
         m[mine] = (ring, base, position + 1)
@@ -342,7 +343,7 @@ def build(
     deaths: int = 1,
 ) -> Model:
     memory: dict[Hashable, object] = {("lock", PUT): None, ("lock", GET): None, ("orphaned", PUT): False}
-    memory |= {("orphaned", GET): False, "put_word": (0, 0), "get_word": (0, 0), "freed": 0, "came": (), "gone": 0}
+    memory |= {("orphaned", GET): False, "put_word": (0, 0), "get_word": (0, 0), "freed": 0, "came": (), "gone": 0, "committed": ()}
     memory |= {("tail", 0): (0, 0, 0, 1), ("tail", 1): (0, 0, 0, 1), ("head", 0): (0, 0, 0), ("head", 1): (0, 0, 0), "wrong": None}
     memory |= {("there", ring): ring == 0 for ring in range(RINGS + 1)}
     memory |= {("cell", ring, i): None for ring in range(RINGS + 1) for i in range(CELLS)}

@@ -30,12 +30,13 @@
 /* ---- kill points: numbered steps at which a test may have the process killed ---- */
 static int mt_kill_step = 0;
 static long mt_kill_after = 0;
+static int mt_kill_signal = SIGKILL; /* or SIGSTOP: then it goes on when it is continued */
 
 static void mt_step_hit(void) {
-    if (mt_kill_after-- <= 0) {
-        syscall(SYS_kill, (int)syscall(SYS_getpid), SIGKILL);
-        for (;;) pause();
-    }
+    if (mt_kill_after-- > 0) return;
+    mt_kill_step = 0;
+    syscall(SYS_kill, (int)syscall(SYS_getpid), mt_kill_signal);
+    while (mt_kill_signal == SIGKILL) pause();
 }
 #define MT_STEP(n)                                                   \
     do {                                                             \

@@ -19,6 +19,13 @@ import queue as _stdlib
 from multitask._engine.cpus import cpu_count as _cpu_count
 
 
+cdef extern from "<signal.h>" nogil:
+    int SIGKILL, SIGSTOP
+
+cdef extern from "base.h" nogil:
+    int mt_kill_signal
+
+
 cdef class RingQueue(Many):
     """A queue in one memfd: ``RingQueue(maxsize)`` makes one, ``RingQueue._attach(fd)`` opens another's.
 
@@ -130,10 +137,14 @@ cdef class RingQueue(Many):
 
 
 def _kill_at(int step, long after=0):
-    """For tests: this process kills itself when it comes to *step* (see MT_STEP) for the time *after* + 1."""
-    global mt_kill_step, mt_kill_after
+    """For tests: this process kills itself when it comes to *step* (see MT_STEP) for the time *after* + 1.
+
+    With -*step* it stops there.
+    """
+    global mt_kill_step, mt_kill_after, mt_kill_signal
+    mt_kill_signal = SIGSTOP if step < 0 else SIGKILL
     mt_kill_after = after
-    mt_kill_step = step
+    mt_kill_step = abs(step)
 
 
 def _shut_down():
