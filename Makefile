@@ -96,7 +96,7 @@ sanitize: $(VENV)/.stamp-dev ## the native tests under the Address/UB and Thread
 	@$(MAKE) --no-print-directory -C tests/native asan tsan planted PYTHON=$(abspath $(BIN))/python
 
 wheel: $(VENV)/.stamp-dev ## build dist/*.whl and *.tar.gz
-	@$(BIN)/python -c 'import build' 2>/dev/null || $(PIP) build
+	@$(BIN)/python -c 'import build.__main__' 2>/dev/null || $(PIP) build
 	@MULTITASK_REQUIRE_NATIVE=1 $(BIN)/python -m build --no-isolation --outdir dist .
 	@ls -l dist
 

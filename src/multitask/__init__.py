@@ -5,16 +5,18 @@ Every public name is here and is loaded on first use, so that ``import multitask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # true for type checkers, which know the name
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "Array",
     "BaseManager",
     "CancelledError",
     "CannotTravel",
     "Client",
+    "Counter",
     "Empty",
     "Executor",
     "Full",
@@ -29,15 +31,20 @@ __all__ = [
     "PoolClosed",
     "Priority",
     "Queue",
+    "RawArray",
+    "RawValue",
+    "Shared",
     "ShutDown",
     "SimpleQueue",
     "Task",
     "TaskTimeout",
     "TimeoutError",
+    "Value",
     "WorkerLost",
     "copytree",
     "cpu_count",
     "note",
+    "share",
 ]
 
 if TYPE_CHECKING:
@@ -60,15 +67,16 @@ if TYPE_CHECKING:
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
     from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
+    from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
 else:
     _HOME = {
+        "Array": "sharing",
         "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
         "Client": "connections",
-        "copytree": "copying",
-        "cpu_count": "_engine.cpus",
+        "Counter": "sharing",
         "Empty": "queues",
         "Executor": "executor",
         "FIFO": "policies",
@@ -77,7 +85,6 @@ else:
         "Listener": "connections",
         "Manager": "connections",
         "MultitaskError": "errors",
-        "note": "_engine.notes",
         "NotSupported": "errors",
         "Pipe": "connections",
         "Pool": "pool",
@@ -85,12 +92,20 @@ else:
         "PoolClosed": "errors",
         "Priority": "policies",
         "Queue": "queues",
+        "RawArray": "sharing",
+        "RawValue": "sharing",
+        "Shared": "sharing",
         "ShutDown": "queues",
         "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",
+        "Value": "sharing",
         "WorkerLost": "errors",
+        "copytree": "copying",
+        "cpu_count": "_engine.cpus",
+        "note": "_engine.notes",
+        "share": "sharing",
     }
 
     def __getattr__(name):

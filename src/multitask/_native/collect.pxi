@@ -127,7 +127,7 @@ cdef class Collector(Books):
         if fd < 0:
             return OSError(-fd, "a large result could not be received (open files exhausted?)")
         try:
-            return map_segment(fd, size, False)
+            return map_segment(fd, size)
         except OSError as error:
             return error
 
@@ -157,6 +157,9 @@ cdef class Collector(Books):
         else:
             self.settle_member(basket, task, status == S_CANCELLED or kind == V_ERROR or kind == V_FAILURE)
         task.payload = None
+        if task.entry is not None and (<FunctionEntry> task.entry).lent:
+            PyList_Append(self.spent, task.entry)
+            task.entry = None
         return 1
 
     cdef int settle_member(self, Basket basket, TaskBase task, bint failed) except -1:
@@ -176,7 +179,7 @@ cdef class Collector(Books):
     cdef inline bint for_manager(self) noexcept:
         return (PyList_GET_SIZE(self.sent) or PyList_GET_SIZE(self.failed) or PyList_GET_SIZE(self.slow)
                 or PyList_GET_SIZE(self.hooked) or PyList_GET_SIZE(self.ready) or PyList_GET_SIZE(self.farewells)
-                or self.forget_due or (self.closed and self.unfinished == 0 and not self.told_idle))
+                or PyList_GET_SIZE(self.spent) or self.forget_due or (self.closed and self.unfinished == 0 and not self.told_idle))
 
     cdef int collect_and_tell(self) except -1:
         cdef int found = self.collect()

@@ -9,6 +9,9 @@
 
 #include "base.h"
 
+#include <stdio.h>
+#include <sys/file.h>
+
 #ifndef MT_SLOTS
 #define MT_SLOTS 512u /* messages under way per ring; a power of two */
 #endif
@@ -196,8 +199,9 @@ static inline int mt_something(mt_ring *ring, uint64_t seq) {
     return state == MT_STATE(seq, MT_READY) || state == MT_STATE(seq, MT_REVOKED);
 }
 
-/* Sleep until there is something at `seq`. Spins for spin_ns first. 0: look again; -EINTR: a signal came. */
-static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_ns) {
+/* Sleep until there is something at `seq`, or for timeout_ns (below 0: without end). Spins for spin_ns first.
+ * 0: look again; -EINTR: a signal came; -ETIMEDOUT. */
+static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_ns, int64_t timeout_ns) {
     if (spin_ns) {
         uint64_t end = mt_now_ns() + spin_ns;
         do {
@@ -217,7 +221,7 @@ static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_n
         atomic_store_explicit(&ring->consumer_asleep, 0, memory_order_relaxed);
         return 0;
     }
-    int result = mt_futex_wait(&ring->consumer_asleep, 1, -1);
+    int result = mt_futex_wait(&ring->consumer_asleep, 1, timeout_ns);
     atomic_store_explicit(&ring->consumer_asleep, 0, memory_order_relaxed);
     return result;
 }
@@ -320,15 +324,38 @@ static inline int mt_recv_fd(int sock, int flags) {
     return fd;
 }
 
-static inline void mt_populate_read(void *at, size_t size) {
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
+/* Map all pages for writing at once; 0, or -1 where the kernel cannot (before Linux 5.14). */
+static inline int mt_populate_write(void *at, size_t size) {
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
 #endif
-    (void)madvise(at, size, MADV_POPULATE_READ); /* Linux 5.14; without it the pages are mapped one by one */
+    return madvise(at, size, MADV_POPULATE_WRITE);
 }
 
 static inline void mt_seal(int fd) {
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+}
+
+/* A second open file description of the memfd `fd`, for reading, that holds a shared lock for as long as it lives:
+ * in a socket, in a table of descriptors, in a mapping. A negative errno where that cannot be had. */
+static inline int mt_reader(int fd) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int reader = open(path, O_RDONLY | O_CLOEXEC);
+    if (reader < 0) return -errno;
+    if (flock(reader, LOCK_SH | LOCK_NB) != 0) {
+        int error = errno;
+        close(reader);
+        return -error;
+    }
+    return reader;
+}
+
+/* Has the last description that mt_reader() made of this memfd gone? Whoever asks is the only one to make new ones. */
+static inline int mt_unread(int fd) {
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) return 0;
+    (void)flock(fd, LOCK_UN);
+    return 1;
 }
 
 /* The worker's breadcrumb: a sequence lock, so that the parent never reads half a note. */

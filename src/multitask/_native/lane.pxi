@@ -42,6 +42,7 @@ cdef class FunctionEntry:
     cdef uint64_t number     # 0: the function travels inside the payload
     cdef tuple needs         # of Definition
     cdef bint own            # made for one task: its needs are not met again
+    cdef bint lent           # among them are descriptors, lent until the task is settled
     cdef object weak         # weak reference to the function, or the function itself where it has none
     cdef object ref          # the encoder's FunctionRef
     cdef object code         # None: by reference, always the same

@@ -14,9 +14,9 @@ import sys
 import types
 import weakref
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any
 
 from multitask._engine.byvalue.home import ABSENT, homes, importable
+from multitask._typing import Any
 
 _HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 _LEFT_OUT = frozenset({"__weakref__", "__dict__", "_abc_impl", "__annotations_cache__", "__classdictcell__"})
@@ -47,30 +47,32 @@ _MEMBER_OWN = frozenset({"_name_", "_value_", "__objclass__", "_sort_order_", "_
 Birth = tuple[int, int]  # the process whose class it was first, a number there
 
 # Every class that was sent by value or came so, by its birth: whichever way it comes here, it is one class.
-arrived: weakref.WeakValueDictionary[Birth, type] = weakref.WeakValueDictionary()
-_births: dict[int, tuple[weakref.ref[type], Birth]] = {}
+# Of functions those that were born here: each message that brings one from elsewhere makes it anew.
+arrived: weakref.WeakValueDictionary[Birth, Any] = weakref.WeakValueDictionary()
+_births: dict[int, tuple[weakref.ref[Any], Birth]] = {}
 _process = int.from_bytes(os.urandom(7), "little")
 _count = itertools.count(1)
 _bare: dict[int, type] = {}  # made, not filled yet
 
 
-def birth_of(cls: type) -> Birth:
-    """Where *cls* comes from; this process, if it was never asked before."""
-    known = _births.get(id(cls))
-    if known is not None and known[0]() is cls:
+def birth_of(thing: Any) -> Birth:
+    """Where a class or function comes from; this process, if it was never asked before."""
+    known = _births.get(id(thing))
+    if known is not None and known[0]() is thing:
         return known[1]
     birth = (_process, next(_count))
-    arrived[birth] = cls
-    _note_birth(cls, birth)
+    arrived[birth] = thing
+    note_birth(thing, birth)
     return birth
 
 
-def _note_birth(cls: type, birth: Birth) -> None:
-    at = id(cls)
-    _births[at] = (weakref.ref(cls, lambda ref: _forget_birth(at, ref)), birth)
+def note_birth(thing: Any, birth: Birth) -> None:
+    """Remember where *thing*, which was made of a message, comes from."""
+    at = id(thing)
+    _births[at] = (weakref.ref(thing, lambda ref: _forget_birth(at, ref)), birth)
 
 
-def _forget_birth(at: int, ref: weakref.ref[type]) -> None:
+def _forget_birth(at: int, ref: weakref.ref[Any]) -> None:
     known = _births.get(at)
     if known is not None and known[0] is ref:
         del _births[at]
@@ -78,9 +80,9 @@ def _forget_birth(at: int, ref: weakref.ref[type]) -> None:
 
 def adopt_class(cls: type, birth: Birth) -> type:
     """Take *cls* for what was born as *birth*; returns the class that counts."""
-    first = arrived.setdefault(birth, cls)
+    first: type = arrived.setdefault(birth, cls)
     if first is cls and id(cls) not in _births:
-        _note_birth(cls, birth)
+        note_birth(cls, birth)
     return first
 
 
