@@ -52,8 +52,6 @@ def pytest_generate_tests(metafunc):
     if "flavour" in metafunc.fixturenames:
         needs = {mark.name for mark in metafunc.definition.iter_markers()}
         names = queue_kinds.SHARED if "shared" in needs else queue_kinds.FLAVOURS
-        if "here" in needs:
-            names = [name for name in names if name not in queue_kinds.REMOTE]
         metafunc.parametrize("flavour", names, indirect=True, scope="function")
 
 
@@ -65,7 +63,6 @@ def _fits(name: str, needs: set[str]) -> bool:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "workers: the test needs workers beside the caller (not kind='inline')")
-    config.addinivalue_line("markers", "here: not about queues that another process serves")
     config.addinivalue_line("markers", "shared: the test is about queues that processes share")
     config.addinivalue_line("markers", "processes: the test is about worker processes")
 

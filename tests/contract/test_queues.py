@@ -171,7 +171,6 @@ def test_the_counts_say_what_went_through(flavour):
     assert (q.put_count, q.got_count, q.qsize(), q.unfinished_tasks) == (5, 3, 2, 5)
 
 
-@pytest.mark.here
 def test_the_repr_is_a_status_line(flavour):
     if flavour.name in REMOTE:
         assert re.fullmatch(r"<Queue at 127\.0\.0\.1:\d+, connected>", repr(flavour.queue()))
@@ -509,7 +508,6 @@ def test_a_lambda_can_be_put(flavour):
 # --- one among many -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.here
 def test_a_queue_in_a_cycle_is_freed(flavour):
     if flavour.name in REMOTE:
         pytest.skip("held here by its server and its connection until they are closed")
@@ -530,7 +528,6 @@ def test_a_queue_in_a_cycle_is_freed(flavour):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.here
 def test_a_queue_dropped_leaves_no_descriptor(flavour):
     if flavour.name in REMOTE:
         pytest.skip("held here by its server and its connection until they are closed")
