@@ -69,6 +69,7 @@ test: $(VENV)/.stamp-dev ## all tests
 
 bench: $(VENV)/.stamp-bench ## the figures, side by side with the peers
 	@$(BIN)/python bench/pool.py $(BENCH_FLAGS)
+	@$(BIN)/python bench/queue.py $(BENCH_FLAGS)
 
 check: $(VENV)/.stamp-dev ## lint, format, types, layers, the docs and their examples
 	@echo "· ruff check";  $(BIN)/ruff check --quiet .
@@ -95,7 +96,7 @@ sanitize: $(VENV)/.stamp-dev ## the native tests under the Address/UB and Thread
 	@$(MAKE) --no-print-directory -C tests/native asan tsan planted PYTHON=$(abspath $(BIN))/python
 
 wheel: $(VENV)/.stamp-dev ## build dist/*.whl and *.tar.gz
-	@$(BIN)/python -c 'import build' 2>/dev/null || $(PIP) build
+	@$(BIN)/python -c 'import build.__main__' 2>/dev/null || $(PIP) build
 	@MULTITASK_REQUIRE_NATIVE=1 $(BIN)/python -m build --no-isolation --outdir dist .
 	@ls -l dist
 

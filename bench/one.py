@@ -9,9 +9,9 @@ from pathlib import Path
 
 def main(figure: str, contender: str, size: str, answer: str) -> None:
     """Write the values as JSON to the file *answer*: stdout belongs to the pools."""
-    from figures import FIGURES
+    from figures import FIGURES, QUEUE_FIGURES, SHARING
 
-    chosen = FIGURES[figure]
+    chosen = {**FIGURES, **QUEUE_FIGURES, **SHARING}[figure]
 
     def report(values: dict[str, float]) -> None:
         unfinished = Path(answer + ".part")

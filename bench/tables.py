@@ -100,7 +100,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table with its title, its remarks and what went wrong."""
-        head = ["pool"]
+        head = [self.figure.what]
         for value in self.figure.values:
             head.append(value.heading)
             if value.ratio:

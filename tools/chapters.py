@@ -43,8 +43,12 @@ TITLES = {
 
 # Chapters of which this version covers a part.
 BEGUN = {
+    4: "results and queues; Process later",
+    9: "with the standard library's Process; our own later",
     8: "Pool; fork and Process later",
+    11: "clusters later",
     12: "right; the fastest later",
+    15: "Counter, Value; Guarded and interleave later",
     22: "sub-interpreters and free threads later",
 }
 

@@ -32,7 +32,7 @@ missing from this table is a bug: please report it.
 
 @dataclass(frozen=True)
 class Difference:
-    """One row. *old* tells how to get the standard library's behaviour."""
+    """One row. *old* tells how to get the standard library's behaviour; a *minor* one is left out of the README."""
 
     name: str
     stdlib: str
@@ -40,6 +40,7 @@ class Difference:
     why: str
     old: str
     test: str
+    minor: bool = False
 
 
 def load(path: Path = SOURCE) -> list[Difference]:
@@ -63,9 +64,11 @@ def page(rows: list[Difference]) -> str:
 
 
 def table(rows: list[Difference]) -> str:
-    """The README's table: one line each."""
+    """The README's table: one line each, and how many there are besides."""
+    main = [row for row in rows if not row.minor]
+    more = f"\n\nAnd {len(rows) - len(main)} smaller ones: see [the whole list](docs/differences.md)."
     head = ["| what | standard library | here | the old behaviour |", "|---|---|---|---|"]
-    return "\n".join([*head, *(f"| {row.name} | {row.stdlib} | {row.here} | {row.old} |" for row in rows)])
+    return "\n".join([*head, *(f"| {row.name} | {row.stdlib} | {row.here} | {row.old} |" for row in main)]) + more
 
 
 def readme(rows: list[Difference], text: str) -> str:

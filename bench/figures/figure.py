@@ -57,4 +57,5 @@ class Figure:
     baseline: str = "mp"
     most_rounds: int = 99  # more would show nothing new
     remarks: str = ""
+    what: str = "pool"  # the heading of the first column
     row_titles: Mapping[str, str] = field(default_factory=dict)

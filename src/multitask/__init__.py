@@ -5,17 +5,22 @@ Every public name is here and is loaded on first use, so that ``import multitask
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # true for type checkers, which know the name
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FIFO",
+    "Array",
     "BaseManager",
     "CancelledError",
     "CannotTravel",
     "Client",
+    "Counter",
+    "Empty",
     "Executor",
+    "Full",
+    "JoinableQueue",
     "Listener",
     "Manager",
     "MultitaskError",
@@ -25,13 +30,21 @@ __all__ = [
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "Queue",
+    "RawArray",
+    "RawValue",
+    "Shared",
+    "ShutDown",
+    "SimpleQueue",
     "Task",
     "TaskTimeout",
     "TimeoutError",
+    "Value",
     "WorkerLost",
     "copytree",
     "cpu_count",
     "note",
+    "share",
 ]
 
 if TYPE_CHECKING:
@@ -53,15 +66,22 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
+    from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
 else:
     _HOME = {
+        "Array": "sharing",
         "BaseManager": "connections",
         "CancelledError": "errors",
         "CannotTravel": "errors",
         "Client": "connections",
+        "Counter": "sharing",
+        "Empty": "queues",
         "Executor": "executor",
         "FIFO": "policies",
+        "Full": "queues",
+        "JoinableQueue": "queues",
         "Listener": "connections",
         "Manager": "connections",
         "MultitaskError": "errors",
@@ -71,13 +91,21 @@ else:
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "Queue": "queues",
+        "RawArray": "sharing",
+        "RawValue": "sharing",
+        "Shared": "sharing",
+        "ShutDown": "queues",
+        "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
         "TimeoutError": "errors",
+        "Value": "sharing",
         "WorkerLost": "errors",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
         "note": "_engine.notes",
+        "share": "sharing",
     }
 
     def __getattr__(name):

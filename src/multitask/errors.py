@@ -6,11 +6,15 @@ All of them survive pickling, since they cross processes.
 
 from __future__ import annotations
 
-import builtins
-import concurrent.futures
-import multiprocessing
 import pickle
-from typing import Any
+
+from multitask._typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
+
+    from multitask._broken import PoolBroken
+    from multitask._timeout import TimeoutError
 
 __all__ = [
     "CancelledError",
@@ -25,7 +29,21 @@ __all__ = [
     "WorkerLost",
 ]
 
-CancelledError = concurrent.futures.CancelledError
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        # These are related to classes whose modules a worker need not load to report an error.
+        if name == "CancelledError":
+            from concurrent.futures import CancelledError as found
+        elif name == "PoolBroken":
+            from multitask._broken import PoolBroken as found
+        elif name == "TimeoutError":
+            from multitask._timeout import TimeoutError as found
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found
+        return found
 
 
 class MultitaskError(Exception):
@@ -84,13 +102,6 @@ class TaskTimeout(MultitaskError):
     """
 
 
-class TimeoutError(MultitaskError, multiprocessing.TimeoutError, builtins.TimeoutError):
-    """A wait ran out of time; the work itself goes on.
-
-    Also a subclass of ``multiprocessing.TimeoutError``.
-    """
-
-
 class CannotTravel(MultitaskError, pickle.PicklingError, TypeError):
     """A function, an argument or a result cannot go to another process; ``path`` says where in the object it sits."""
 
@@ -99,10 +110,6 @@ class CannotTravel(MultitaskError, pickle.PicklingError, TypeError):
 
 class PoolClosed(MultitaskError, ValueError, RuntimeError):
     """Work was given to a pool that has been closed, terminated or inherited through a fork."""
-
-
-class PoolBroken(MultitaskError, RuntimeError):
-    """The pool cannot get a worker running (its initializer fails or kills the worker each time)."""
 
 
 class NotSupported(MultitaskError, NotImplementedError):

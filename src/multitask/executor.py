@@ -18,7 +18,7 @@ from multitask._engine.calls import check_pool
 from multitask._engine.core import CALL, STARCHUNK
 from multitask._engine.cpus import cpu_count
 from multitask._engine.engine import Config, Engine
-from multitask.errors import PoolClosed
+from multitask.errors import NotSupported, PoolClosed
 from multitask.task import ExecutorTask, Task, introduce, task_class
 
 __all__ = ["Executor"]
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Executor(concurrent.futures.Executor):
     """Workers behind ``concurrent.futures``' names: processes by default, or threads, or the caller itself.
 
-    ``mp_context`` is taken for its start method only.
+    ``mp_context`` is taken for its start method only, ``thread_name_prefix`` is another name for ``name``.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Executor(concurrent.futures.Executor):
         start_method: str | None = None,
         max_memory: int | None = None,
         name: str | None = None,
+        thread_name_prefix: str = "",
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
@@ -55,7 +56,6 @@ class Executor(concurrent.futures.Executor):
                 raise ValueError("max_tasks_per_child must be >= 1")
         if mp_context is not None and start_method is None:
             start_method = mp_context.get_start_method()
-        check_pool(max_workers, kind, start_method, initializer, max_tasks_per_child, max_memory)
         config = Config(
             processes=cpu_count() if max_workers is None else max_workers,
             kind=kind,
@@ -64,10 +64,11 @@ class Executor(concurrent.futures.Executor):
             initargs=tuple(initargs),
             maxtasksperchild=max_tasks_per_child,
             max_memory=max_memory,
-            name=name,
+            name=name or thread_name_prefix or None,
             policy=policy,
             task_class=task_class(kind, executor=True),
         )
+        check_pool(config)
         self._start(Engine(config))
 
     def _start(self, engine: Engine) -> None:
@@ -135,6 +136,21 @@ class Executor(concurrent.futures.Executor):
             self._engine.callbacks.drain()
             self._end()
 
+    def terminate_workers(self) -> None:
+        """Stop now: what waits and what runs is cancelled, the worker processes and what they started are killed.
+
+        Returns when they have ended. Raises NotSupported where the workers are no processes.
+        """
+        if self._engine.kind != "process":
+            raise NotSupported(
+                f"workers of kind={self._engine.kind!r} cannot be killed",
+                why="they live in this process",
+                fix="use kind='process', or shutdown(cancel_futures=True)",
+            )
+        self._stop()
+
+    kill_workers = terminate_workers  # a worker has nothing to tidy up: both kill it
+
     def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
         try:
             if exc_type is None or not issubclass(exc_type, KeyboardInterrupt):
@@ -142,11 +158,14 @@ class Executor(concurrent.futures.Executor):
         finally:
             # Ctrl-C, here or in the block: the standard library's workers get it too, which ends their calls.
             if self._dropped.alive:
-                self._shutdown = True
-                self._engine.terminate()
-                self._engine.join()
-                self._engine.callbacks.drain(1.0)
-                self._end()
+                self._stop()
+
+    def _stop(self) -> None:
+        self._shutdown = True
+        self._engine.terminate()
+        self._engine.join()
+        self._engine.callbacks.drain(1.0)
+        self._end()
 
     def _end(self) -> None:
         self._engine.report()

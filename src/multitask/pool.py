@@ -33,7 +33,7 @@ class Pool(Calls):
     """Workers that run functions: processes by default, or threads, or the caller itself (``kind="inline"``).
 
     ``processes=None``: as many as the CPUs this process may use. Leaving ``with Pool()`` normally waits for all
-    the work, leaving it on an error stops it.
+    the work, leaving it on an error stops it. *context* is taken for its start method only.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Pool(Calls):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        context: Any = None,
         *,
         kind: str = "process",
         policy: Any = "fifo",
@@ -49,7 +50,8 @@ class Pool(Calls):
         max_memory: int | None = None,
         name: str | None = None,
     ) -> None:
-        check_pool(processes, kind, start_method, initializer, maxtasksperchild, max_memory)
+        if context is not None and start_method is None:
+            start_method = context.get_start_method()
         config = Config(
             processes=cpu_count() if processes is None else processes,
             kind=kind,
@@ -62,6 +64,7 @@ class Pool(Calls):
             policy=policy,
             task_class=task_class(kind),
         )
+        check_pool(config)
         self._start(Engine(config))
 
     def _start(self, engine: Engine) -> None:

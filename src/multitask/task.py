@@ -22,6 +22,7 @@ from multitask._engine.core import CANCELLED, TAKEN_BACK, Core, Options
 from multitask._engine.reraise import raise_again
 from multitask._engine.sites import Site, call_name, site_text
 from multitask._engine.taskbase import TaskBase as PlainBase
+from multitask._engine.unread import heard
 from multitask.errors import TimeoutError
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Task(concurrent.futures.Future[T]):
         ok, value = self._outcome()
         if ok:
             return value  # type: ignore[no-any-return]
+        heard(self._core, self)
         try:
             raise_again(self, value)
         finally:
@@ -91,6 +93,7 @@ class Task(concurrent.futures.Future[T]):
         ok, value = self._outcome()
         if ok:
             return None
+        heard(self._core, self)
         if self.cancelled():
             raise value
         return value  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ import threading
 
 import gates
 import pytest
+import queue_kinds
 
 from multitask import Executor, Pool, _native
 
@@ -48,6 +49,10 @@ def pytest_generate_tests(metafunc):
         needs = {mark.name for mark in metafunc.definition.iter_markers()}
         names = [name for name in VARIANTS if _fits(name, needs)]
         metafunc.parametrize("variant", names, indirect=True, scope="function")
+    if "flavour" in metafunc.fixturenames:
+        needs = {mark.name for mark in metafunc.definition.iter_markers()}
+        names = queue_kinds.SHARED if "shared" in needs else queue_kinds.FLAVOURS
+        metafunc.parametrize("flavour", names, indirect=True, scope="function")
 
 
 def _fits(name: str, needs: set[str]) -> bool:
@@ -58,6 +63,7 @@ def _fits(name: str, needs: set[str]) -> bool:
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "workers: the test needs workers beside the caller (not kind='inline')")
+    config.addinivalue_line("markers", "shared: the test is about queues that processes share")
     config.addinivalue_line("markers", "processes: the test is about worker processes")
 
 
@@ -71,6 +77,14 @@ def variant(request, monkeypatch):
     variant = Variant(name)
     yield variant
     variant.end()
+
+
+@pytest.fixture
+def flavour(request):
+    """One kind of Queue: ``flavour.queue(maxsize)``."""
+    flavour = queue_kinds.Flavour(request.param)
+    yield flavour
+    flavour.close()
 
 
 @pytest.fixture

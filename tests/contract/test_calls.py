@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
+import os
 import sys
 import threading
+import weakref
 
 import pytest
 import work
@@ -44,6 +47,21 @@ def test_raising_the_same_error_again_does_not_lengthen_its_traceback(pool):
                 trace, depth = trace.tb_next, depth + 1
             depths.append(depth)
     assert depths[0] == depths[1] == depths[2]
+
+
+def test_an_error_that_was_raised_does_not_keep_what_the_caller_had(pool):
+    class Large:
+        pass
+
+    def call():
+        large = Large()
+        with pytest.raises(ValueError, match="bad"):
+            pool.submit(work.raise_value_error).result()
+        return weakref.ref(large)
+
+    seen = call()
+    gc.collect()  # the frame and its error hold each other
+    assert seen() is None
 
 
 @pytest.mark.processes
@@ -221,3 +239,34 @@ def test_a_worker_is_replaced_after_maxtasksperchild(variant):
 
 def test_note_does_nothing_outside_a_worker():
     multitask.note("x" * 1000)
+
+
+class Starving:
+    """Finds no memory when it is pickled, or when it is rebuilt."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def __reduce__(self):
+        if self.when == "pickled":
+            raise MemoryError
+        return work.raise_this, (MemoryError(),)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("when", ["pickled", "rebuilt"])
+def test_memory_that_runs_out_on_the_way_is_a_memory_error(pool, when):
+    for task, what in ((pool.submit(repr, Starving(when)), "arguments"), (pool.submit(Starving, when), "result")):
+        with pytest.raises(MemoryError) as caught:
+            task.get()
+        assert type(caught.value) is MemoryError
+        assert any(f"{what} w" in note and when in note for note in caught.value.__notes__)
+    assert pool.apply(work.add_one, (1,)) == 2
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform != "linux", reason="where else memory is told is not known")
+def test_a_lost_worker_tells_how_large_it_was(pool):
+    with pytest.raises(multitask.WorkerLost) as caught:
+        pool.apply(os._exit, (3,))
+    assert caught.value.memory > 1_000_000

@@ -172,13 +172,57 @@ def test_a_raising_callback_harms_nobody(kind, monkeypatch):
 
 
 def test_terminate_settles_every_task():
+    heard = []
     pool = Pool(1)
     tasks = [pool.submit(signal.pause), *(pool.submit(abs, n) for n in range(10))]
+    tasks.append(pool.apply_async(abs, (1,), error_callback=heard.append))
     pool.terminate()
     pool.join()
     for task in tasks:
         with pytest.raises(multitask.CancelledError):
             task.get(SECONDS)
+    assert [type(error) for error in heard] == [multitask.CancelledError]
+
+
+@BOTH
+def test_terminate_does_not_wait(kind, monkeypatch):
+    pool = Pool(1, kind=kind)
+    with monkeypatch.context() as patch:
+        patch.setattr(pool._engine, "join", lambda: pytest.fail("it waits"))
+        pool.terminate()
+    pool.join()
+
+
+@BOTH
+@pytest.mark.parametrize("method", [Pool.imap, Pool.imap_unordered])
+def test_an_iterator_goes_on_after_a_failed_chunk(kind, method):
+    words = ["0", "1", "two", "3", "4", "5"]
+    with Pool(1, kind=kind) as pool:
+        results, got = method(pool, int, words, chunksize=2), []
+        while True:
+            try:
+                got.append(next(results))
+            except ValueError:
+                got.append("failed")
+            except StopIteration:
+                break
+    assert got == [0, 1, "failed", 4, 5]
+
+
+@BOTH
+def test_a_dropped_pool_finishes_without_a_warning(kind, recwarn):
+    pool = Pool(1, kind=kind)
+    tasks = [pool.submit(abs, -n) for n in range(50)]
+    del pool
+    assert [task.result(SECONDS) for task in tasks] == list(range(50))
+    assert [warning.category for warning in recwarn if warning.category is ResourceWarning] == []
+
+
+@BOTH
+def test_map_refuses_a_chunksize_of_zero(kind):
+    with Pool(1, kind=kind) as pool:
+        with pytest.raises(ValueError, match="chunksize"):
+            pool.map(abs, [1, 2], chunksize=0)
 
 
 def test_a_pool_inside_a_task_works():

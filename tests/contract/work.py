@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -104,3 +107,14 @@ def my_pid(_=None):
 
 def return_arguments(*args):
     return args
+
+
+def who_am_i():
+    """Name, parent and key of this process as multiprocessing knows them."""
+    me = multiprocessing.current_process()
+    return me.name, multiprocessing.parent_process(), bytes(me.authkey)
+
+
+def run_script(path, *words):
+    """Run the script at *path* by itself."""
+    return subprocess.run([sys.executable, path, *words], capture_output=True, text=True, timeout=60, check=False)

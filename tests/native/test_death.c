@@ -59,7 +59,7 @@ static void worker(engine *e, int step, int after, uint64_t seed) {
             /* Skipping frees slots without a reply: the parent may be waiting for just that. */
             if (skipped) tell_of_room(e->eventfd);
             skipped = 0;
-            mt_consumer_sleep(in, seq, roll(&d, 2) ? 3000 : 0);
+            mt_consumer_sleep(in, seq, roll(&d, 2) ? 3000 : 0, -1);
             continue;
         }
         if (got == MT_SKIP) skipped = 1;

@@ -37,7 +37,7 @@ static void *work(void *argument) {
     mt_ring *in = &p->lanes[me->number]->requests, *out = &p->lanes[me->number]->replies;
     dice d = {(uint64_t)me->number + 31};
     for (uint64_t seq = 0;; seq++) {
-        while (mt_take(in, seq) != MT_GOT) mt_consumer_sleep(in, seq, roll(&d, 2) ? 2000 : 0);
+        while (mt_take(in, seq) != MT_GOT) mt_consumer_sleep(in, seq, roll(&d, 2) ? 2000 : 0, -1);
         uint64_t number = mt_slot_of(in, seq)->cookie;
         if (number == UINT64_MAX) return NULL;
         for (uint32_t i = roll(&d, 500); i; i--) mt_relax();

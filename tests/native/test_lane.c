@@ -2,6 +2,7 @@
 #include "harness.h"
 
 #include <sched.h>
+#include <sys/wait.h>
 
 /* ---- one thread: the allocator against a list of what is alive ---- */
 
@@ -56,14 +57,40 @@ static void test_a_sleeper_looks_again(void) {
     mt_lane *lane = heap_lane();
     mt_ring *ring = &lane->replies;
     unsigned int rest = alarm(20);
-    CHECK(put(ring, 0, 8) && mt_consumer_sleep(ring, 0, 0) == 0);
+    CHECK(put(ring, 0, 8) && mt_consumer_sleep(ring, 0, 0, -1) == 0);
     CHECK(mt_load32(&ring->consumer_asleep) == 0 && mt_wake_consumer(ring) == 0, "nobody sleeps, nobody is woken");
-    CHECK(mt_revoke(ring, 0) && mt_consumer_sleep(ring, 0, 0) == 0, "what was taken back is to be skipped");
+    CHECK(mt_revoke(ring, 0) && mt_consumer_sleep(ring, 0, 0, -1) == 0, "what was taken back is to be skipped");
     uint64_t seen = mt_load64(&ring->tail);
     mt_release(ring, 0);
     CHECK(mt_producer_sleep(ring, seen) == 0 && mt_load32(&ring->producer_waiting) == 0);
     alarm(rest);
     free(lane);
+}
+
+/* A reader locks a segment for as long as anything of it is left: in a socket, in a table, in a mapping, in a child. */
+static void test_a_segment_is_unread_once_its_last_reader_is_gone(void) {
+    int pair[2], at_gate[2], fd = mt_memfd("segment", 8192);
+    CHECK(fd >= 0 && mt_unread(fd) && socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0 && pipe(at_gate) == 0);
+    int reader = mt_reader(fd);
+    CHECK(reader >= 0 && !mt_unread(fd), "open");
+    CHECK(mt_send_fd(pair[0], reader, 0) == 0 && close(reader) == 0 && !mt_unread(fd), "in the socket");
+    reader = mt_recv_fd(pair[1], 0);
+    CHECK(!mt_unread(fd), "received");
+    CHECK(mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_SHARED, reader, 0) == MAP_FAILED, "not to be written by it");
+    void *at = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE, reader, 0);
+    CHECK(at != MAP_FAILED && close(reader) == 0 && !mt_unread(fd), "mapped");
+    pid_t child = fork();
+    if (child == 0) {
+        char byte;
+        close(at_gate[1]);
+        _exit(read(at_gate[0], &byte, 1) != 0);
+    }
+    CHECK(munmap(at, 8192) == 0 && !mt_unread(fd), "mapped in a child");
+    kill(child, SIGKILL);
+    CHECK(waitpid(child, NULL, 0) == child && mt_unread(fd), "gone");
+    reader = mt_reader(fd);
+    CHECK(mt_send_fd(pair[0], reader, 0) == 0 && close(reader) == 0 && close(pair[1]) == 0 && mt_unread(fd), "unreceived");
+    close(pair[0]), close(at_gate[0]), close(at_gate[1]), close(fd);
 }
 
 /* ---- two threads: a stream of messages ---- */
@@ -93,7 +120,7 @@ static void consume(stream *s) {
     dice d = {13};
     for (uint64_t seq = 0; seq < (uint64_t)s->messages;) {
         if (mt_take(s->ring, seq) != MT_GOT) {
-            mt_consumer_sleep(s->ring, seq, s->spin_ns);
+            mt_consumer_sleep(s->ring, seq, s->spin_ns, -1);
             continue;
         }
         mt_slot *slot = mt_slot_of(s->ring, seq);
@@ -132,7 +159,7 @@ static void *run_what_is_there(void *argument) {
         int got = mt_take(c->ring, seq);
         if (got == MT_NOTHING) {
             if (atomic_load(&c->over) && !mt_something(c->ring, seq)) return NULL;
-            mt_consumer_sleep(c->ring, seq, 2000);
+            mt_consumer_sleep(c->ring, seq, 2000, -1);
             continue;
         }
         if (got == MT_GOT) {
@@ -194,7 +221,7 @@ static void *run_until_condemned(void *argument) {
     contest *c = argument;
     for (uint64_t seq = 0; seq < (uint64_t)c->tasks;) {
         if (mt_take(c->ring, seq) != MT_GOT) {
-            mt_consumer_sleep(c->ring, seq, 1000);
+            mt_consumer_sleep(c->ring, seq, 1000, -1);
             continue;
         }
         atomic_fetch_add(&c->starts[seq], 1);
@@ -239,7 +266,7 @@ static void on_signal(int number) { (void)number; }
 
 static void *sleep_until_signal(void *argument) {
     int result;
-    while ((result = mt_consumer_sleep(argument, 0, 0)) == 0) continue;
+    while ((result = mt_consumer_sleep(argument, 0, 0, -1)) == 0) continue;
     atomic_store(&came_back, 1);
     return (void *)(intptr_t)result;
 }
@@ -264,6 +291,7 @@ int main(void) {
     test_a_full_ring_refuses_and_has_room_again();
     test_random_messages_never_touch_each_other();
     test_a_sleeper_looks_again();
+    test_a_segment_is_unread_once_its_last_reader_is_gone();
     for (int slow = 0; slow < 3; slow++) {
         test_a_stream_arrives_whole(0, slow);
         test_a_stream_arrives_whole(5000, slow);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-import time
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,20 +68,45 @@ def test_a_sleeper_on_a_basket_is_woken_by_a_member(core: Core, aside: Callable[
         assert waiting.result(20)
 
 
+class Door:
+    """A condition's lock that says when somebody stands before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.reached = threading.Event()
+
+    def acquire(self) -> bool:
+        if not self._lock.acquire(blocking=False):
+            self.reached.set()
+            self._lock.acquire()
+        return True
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+
 def test_a_member_settled_between_the_last_look_and_the_sleep_wakes_the_sleeper(
     core: Core, aside: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     basket = Basket(core, 2)
     task = Task(core, None, basket=basket)
+    door = Door()
+    basket._condition = threading.Condition(door)  # type: ignore[arg-type]
     settling: list[Any] = []
     sleep = basket._condition.wait
 
     def settled_meanwhile(timeout: float | None = None) -> bool:
         if not settling:
             settling.append(aside(finish, task))
-            while not basket.ready:
-                time.sleep(0)
-            time.sleep(0.01)  # a settler that does not notify has gone on by now; another one waits for us
+            settling[0].add_done_callback(lambda _: door.reached.set())
+            assert door.reached.wait(20)  # it waits for us to sleep; or it is through, and has not seen us
+            assert basket.ready
         return sleep(timeout)
 
     monkeypatch.setattr(basket._condition, "wait", settled_meanwhile)

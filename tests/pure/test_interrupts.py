@@ -8,10 +8,12 @@ in another run at the second, and so on until the operation gets through.
 from __future__ import annotations
 
 import dis
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from types import FrameType
+from functools import cache
+from types import CodeType, FrameType, FunctionType
 from typing import Any
 
 import pytest
@@ -31,43 +33,81 @@ class Interrupt:
     def __init__(self, point: int) -> None:
         self.left = point
         self.struck = False
-        self._names: dict[Any, dict[int, str]] = {}
+        self._thread = threading.get_ident()
+        self._before: dict[int, tuple[FrameType, str]] = {}  # by id: frames are held, so no number comes twice
 
     def __enter__(self) -> Interrupt:
-        sys.settrace(self._enter)
+        if sys.version_info >= (3, 12):
+            self._watch(sys.monitoring.events.INSTRUCTION)
+        else:
+            sys.settrace(self._enter)
         return self
 
     def __exit__(self, *_: object) -> None:
-        sys.settrace(None)
+        if sys.version_info >= (3, 12):
+            self._watch(0)
+        else:
+            sys.settrace(None)
+        self._before.clear()
+
+    if sys.version_info >= (3, 12):
+
+        def _watch(self, events: int) -> None:
+            # f_trace_opcodes, set in a frame that runs already, is heeded late or never by 3.14.
+            tool = sys.monitoring.DEBUGGER_ID
+            if events:
+                sys.monitoring.use_tool_id(tool, "interrupts")
+                sys.monitoring.register_callback(tool, events, self._instruction)
+            for code in codes():
+                sys.monitoring.set_local_events(tool, code, events)
+            if not events:
+                sys.monitoring.register_callback(tool, sys.monitoring.events.INSTRUCTION, None)
+                sys.monitoring.free_tool_id(tool)
+
+        def _instruction(self, code: CodeType, offset: int) -> None:
+            if threading.get_ident() == self._thread:
+                self._step(sys._getframe(1), offset)
 
     def _enter(self, frame: FrameType, event: str, arg: Any) -> Any:
-        name = frame.f_globals.get("__name__", "")
-        if not name.startswith("multitask._engine") or name.rpartition(".")[2] not in OURS or self.struck:
+        if self.struck or frame.f_code not in codes():
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        names = self._names.get(frame.f_code)
-        if names is None:
-            names = self._names[frame.f_code] = {
-                each.offset: each.opname for each in dis.get_instructions(frame.f_code)
-            }
-        before = "RESUME"
 
         def local(frame: FrameType, event: str, arg: Any) -> Any:
-            nonlocal before
-            if event == "opcode" and not self.struck:
-                if before in AFTER:
-                    self._point()
-                before = names.get(frame.f_lasti, "")
+            if event == "opcode":
+                self._step(frame, frame.f_lasti)
             return local
 
         return local
 
-    def _point(self) -> None:
-        if self.left == 0:
-            self.struck = True
-            raise KeyboardInterrupt
-        self.left -= 1
+    def _step(self, frame: FrameType, offset: int) -> None:
+        if self.struck:
+            return
+        _, before = self._before.get(id(frame), (frame, "RESUME"))
+        if before in AFTER:
+            if self.left == 0:
+                self.struck = True
+                raise KeyboardInterrupt
+            self.left -= 1
+        self._before[id(frame)] = frame, operations(frame.f_code).get(offset, "")
+
+
+@cache
+def operations(code: CodeType) -> dict[int, str]:
+    return {each.offset: each.opname for each in dis.get_instructions(code)}
+
+
+@cache
+def codes() -> frozenset[CodeType]:
+    """The code of every function and method of the engine's modules named in OURS."""
+    found: list[CodeType] = []
+    for name, module in list(sys.modules.items()):
+        if name.startswith("multitask._engine") and name.rpartition(".")[2] in OURS:
+            path = module.__file__
+            things = [thing for thing in gc.get_objects() if type(thing) is FunctionType]
+            found += [thing.__code__ for thing in things if thing.__code__.co_filename == path]
+    return frozenset(found)
 
 
 class Pool:

@@ -1,6 +1,6 @@
 """Imports point down only, and time is read in one place. Reads the sources; runs none of them.
 
-    cli -> copying -> public modules -> _engine -> _native, errors
+    cli -> copying -> public modules -> _engine -> _native, errors, _typing
 
 Imports under ``if TYPE_CHECKING:`` are for the type checker and count for nothing here.
 """
@@ -22,8 +22,12 @@ ENTRIES = {PACKAGE, "multitask.__main__"}
 # Arrows that point up on purpose, each with its reason. An entry no longer needed fails the test.
 EXCEPTIONS = {
     ("multitask._native.core", "multitask._engine.core"): "the records of the interface that it implements",
+    ("multitask._native.core", "multitask._engine.headroom"): "how much is to spare: asked at the first large content",
     ("multitask._native.core", "multitask._engine.sites"): "which frames are ours: set once, at import",
     ("multitask._native.core", "multitask._engine.wire"): "the class of a parcel, to make instances of",
+    ("multitask._native.ring", "multitask._engine.cpus"): "how many there are: nobody spins on the only one",
+    ("multitask._native.ring", "multitask._engine.envelope"): "objects that the codec cannot write",
+    ("multitask._native.ring", "multitask._engine.queueing.interface"): "the class of the error to raise",
     ("multitask._native.core", "multitask.task"): "Task.result() is taken up again where C leaves it",
     ("multitask._engine.engine", "multitask.policies"): "makes the policy that the pool was given by name",
     ("multitask._engine.portable", "multitask.policies"): "asks a policy for its key; FIFO needs none",
@@ -32,14 +36,15 @@ EXCEPTIONS = {
 
 def layer(module):
     first = module.split(".")[1]
-    if first in ("_native", "errors"):
+    if first in ("_native", "_timeout", "_typing", "errors"):
         return BOTTOM
     return {"cli": CLI, "copying": COPYING, "_engine": ENGINE}.get(first, PUBLIC)
 
 
 def module_name(path):
-    if path.suffix == ".pxi":  # a part of the core, in a file of its own
-        return "multitask._native.core"
+    if path.suffix == ".pxi":  # a part of an extension, in a file of its own
+        owners = [each for each in path.parent.glob("*.pyx") if f'include "{path.name}"' in each.read_text()]
+        return f"multitask._native.{'core' if path.parent / 'core.pyx' in owners else owners[0].stem}"
     parts = path.relative_to(SOURCE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

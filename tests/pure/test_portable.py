@@ -13,6 +13,7 @@ import pytest
 from pipe_bench import Bench, args_of, has_message, packed
 
 from multitask._engine import clock
+from multitask._engine.channels import frames as channel_frames
 from multitask._engine.channels import kinds, pipe
 from multitask._engine.channels.frames import Frames, frame
 from multitask._engine.core import CALL, CANCELLED, CHUNK, FINISHED, GONE, RUNNING, TAKEN_BACK, Options
@@ -245,6 +246,46 @@ def test_messages_survive_any_splitting() -> None:
         for start in range(0, len(stream), size):
             frames.feed(memoryview(stream)[start : start + size])
         assert frames.messages == sent
+
+
+class NoRoom:
+    """bytearray() in a process that has room for so many bytes at once."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, size: int) -> bytearray:
+        if size > self.most:
+            raise MemoryError
+        return bytearray(size)
+
+
+@pytest.mark.parametrize("content", [b"z" * 300_000, pickle.PickleBuffer(b"z" * 300_000)], ids=["data", "buffer"])
+def test_a_result_for_which_there_is_no_room_fails_its_task_only(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, content: Any
+) -> None:
+    end = bench.worker(1)
+    first, second = bench.submit(1), bench.submit(2)
+    bench.step()
+    monkeypatch.setattr(channel_frames, "bytearray", NoRoom(200_000), raising=False)
+    writer = threading.Thread(target=end.send, args=(kinds.OK, packed(content)))
+    writer.start()
+    while not first._settled:
+        bench.core.attend(0.01)
+    writer.join()
+    ok, error = first._outcome()
+    assert not ok and type(error) is MemoryError and "no room for a message of 300" in str(error)
+    bench.step()
+    bench.answer(1, "fits")
+    while not second._settled:
+        bench.core.attend(0.01)
+    assert second._outcome() == (True, "fits")
+
+
+def test_a_size_that_cannot_be_true_ends_the_channel() -> None:
+    head = channel_frames.HEAD.pack(kinds.OK, 0, 0, 0, 0, 1 << 60)
+    with pytest.raises(ValueError, match="something else wrote"):
+        Frames().feed(memoryview(head))
 
 
 # --- retries and timeouts

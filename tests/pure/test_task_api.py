@@ -168,6 +168,17 @@ def test_the_list_of_failures_does_not_grow_with_those_that_were_read(callbacks)
     assert failures[0] is kept
 
 
+def test_a_failure_that_was_asked_for_is_held_no_longer(callbacks):
+    failures = unread.Failures(callbacks)
+    first, second = Failed(), Failed()
+    failures.append(first)
+    failures.append(second)
+    failures.heard(first)
+    assert failures == [second]
+    failures.heard(first)
+    assert failures == [second]
+
+
 def test_args_become_a_tuple_or_an_error_that_shows_the_call():
     assert as_args(print, [1, 2]) == (1, 2)
     assert as_args(print, {"a": 1}) == ("a",)

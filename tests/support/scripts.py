@@ -94,6 +94,18 @@ class Script:
             self._read(1.0)
         return time.monotonic()
 
+    def wait_until_asleep(self) -> None:
+        """Until its main thread waits for something that has not come."""
+        path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat")
+        end = time.monotonic() + HANG_SECONDS
+        in_a_row = 0
+        while in_a_row < 3:
+            state = path.read_bytes().rpartition(b")")[2].split()[0]
+            in_a_row = in_a_row + 1 if state == b"S" else 0
+            if time.monotonic() > end:
+                pytest.fail(f"it never slept:\n{self.out}\n{self.err}")
+            self._read(0.02)
+
     def interrupt(self) -> float:
         """Ctrl-C: SIGINT to the whole group in the foreground; when that was."""
         os.killpg(self.process.pid, signal.SIGINT)

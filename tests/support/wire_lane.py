@@ -31,7 +31,7 @@ def serve(inlet: BinaryIO, outlet: BinaryIO, inherited: Encoder | None = None) -
     """The worker's loop."""
     space, path = pickle.load(inlet)
     sys.path[:] = path
-    decoder = Decoder(space, inherited)
+    decoder = Decoder(space, None if inherited is None else inherited.definitions.snapshot)
     decoder.install()
     while True:
         try:

@@ -5,8 +5,8 @@
 
 Rule: nothing of the engine's runs on this thread, so a callback that blocks, raises, joins its pool or waits for
 another task holds up later callbacks at most.
-The thread starts with the first callback and ends after ``close()``. ``put`` and ``later`` never block and may be
-called from a finalizer (``queue.SimpleQueue.put`` is reentrant).
+The thread starts with the first callback and ends after ``close()``; where none can be started, ``drain`` serves.
+``put`` and ``later`` never block and may be called from a finalizer (``queue.SimpleQueue.put`` is reentrant).
 """
 
 from __future__ import annotations
@@ -102,6 +102,8 @@ class Callbacks:
         gate = _Gate()
         self.put(None, (lambda _: gate.open(),))
         thread = self._thread
+        if thread is None:
+            self._run_here()
         if not gate.wait(timeout):
             return False
         if self._closed and thread is not None:
@@ -113,6 +115,19 @@ class Callbacks:
         self._closed = True
         if self._thread is not None:
             self._line.put(None)  # wakes it, for a look at _closed
+
+    def _run_here(self) -> None:
+        """Serve the line without a thread: 3.12 starts none once the program has begun to end."""
+        _here.inside = True
+        try:
+            while self._thread is None:
+                item = self._line.get(block=False)
+                if item is not None:
+                    _serve(*item)
+        except queue.Empty:
+            pass
+        finally:
+            _here.inside = False
 
     def _run(self) -> None:
         _here.inside = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multitask._engine.core import Options
 from multitask._engine.sites import call_name
 from multitask.errors import NotSupported
+
+if TYPE_CHECKING:
+    from multitask._engine.engine import Config
 
 KINDS = ("process", "thread", "inline")
 LATER_KINDS = ("coroutine", "interpreter", "cluster")
@@ -55,20 +58,13 @@ def chunk_size(chunksize: int | None, items: int, processes: int) -> int:
     return chunksize
 
 
-def check_pool(
-    processes: int | None,
-    kind: str,
-    start_method: str | None,
-    initializer: Any,
-    maxtasksperchild: int | None,
-    max_memory: int | None,
-) -> None:
+def check_pool(config: Config) -> None:
     """Raise what is wrong with the arguments of ``Pool``."""
-    if processes is not None:
-        if not isinstance(processes, int):
-            raise TypeError(f"processes must be a whole number, not {_short(processes)}")
-        if processes < 1:
-            raise ValueError(f"Number of processes must be at least 1, not {processes}")
+    processes, kind, start_method, initializer, _, maxtasksperchild, max_memory, *_ = config
+    if not isinstance(processes, int):
+        raise TypeError(f"processes must be a whole number, not {_short(processes)}")
+    if processes < 1:
+        raise ValueError(f"Number of processes must be at least 1, not {processes}")
     if kind in LATER_KINDS:
         raise NotSupported(f"kind={kind!r} is not built yet", fix=f"use one of {', '.join(map(repr, KINDS))}")
     if kind not in KINDS:

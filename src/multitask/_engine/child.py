@@ -13,17 +13,25 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from multiprocessing.process import current_process
-from typing import TYPE_CHECKING, Any, Protocol
 
-from multitask._engine import family, notes
+from multitask._engine import clock, family, notes
 from multitask._engine.core import CALL, CHUNK
 from multitask._engine.wire import Decoder, Parcel
+from multitask._typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from multitask._engine.byvalue.snapshot import Snapshot
     from multitask._engine.channels.pipe import ChildPipe
 
 RING, PIPE = "ring", "pipe"
+LOOK_SECONDS = 0.1  # how old the published figure of resident memory may be
+
+
+class Inherited(NamedTuple):
+    """What a forked worker has from its parent without any pickling."""
+
+    snapshot: Snapshot | None  # of the encoder
+    initializer: tuple[Any, Sequence[Any]] | None  # with its arguments, which may hold multiprocessing's own locks
 
 
 class End(Protocol):
@@ -35,12 +43,12 @@ class End(Protocol):
     def serve(self, decoder: Decoder, max_tasks: int, max_memory: int, /) -> str: ...
 
 
-def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
+def main(spec: dict[str, Any], fds: Sequence[int], inherited: Inherited | None) -> int:
     """Serve the pool that started this process; returns the exit code."""
     family.join(spec["family"])
-    current_process().authkey = spec["authkey"]  # as in a child of multiprocessing: managers and listeners know it
-    decoder = Decoder(spec["space"], inherited)
+    decoder = Decoder(spec["space"], None if inherited is None else inherited.snapshot)
     decoder.install()
+    _introduce(spec)
     end = _open(spec, fds)
     notes.sink = end.note
     _print_whole_lines()
@@ -48,7 +56,10 @@ def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:
     try:
         if max_memory:
             _limit_memory(max_memory)
-        if spec["initializer"] is not None:
+        if inherited is not None and inherited.initializer is not None:
+            initializer, initargs = inherited.initializer
+            initializer(*initargs)
+        elif spec["initializer"] is not None:
             _initialize(decoder, *spec["initializer"])
     except BaseException as error:
         end.broken(decoder.dump_error(error))
@@ -66,8 +77,8 @@ def _open(spec: dict[str, Any], fds: Sequence[int]) -> End:
 
         if spec.get("kill_point"):
             core.set_kill_point(*spec["kill_point"])
-        end: Any = core.WorkerEnd(*fds)
-        os.register_at_fork(after_in_child=lambda: setattr(end, "forked", True))
+        end: Any = core.WorkerEnd(*fds, senders=spec["senders"])
+        os.register_at_fork(after_in_child=end.disown)
         return end  # type: ignore[no-any-return]
     from multitask._engine.channels.pipe import ChildPipe
 
@@ -83,6 +94,15 @@ def _initialize(decoder: Decoder, parcel: Parcel, needs: Sequence[Any]) -> None:
     call: Any = decoder.load(parcel)
     initializer, initargs = call
     initializer(*initargs)
+
+
+def _introduce(spec: dict[str, Any]) -> None:
+    """Tell multiprocessing who this process is: its name, and the key to the managers of its parent."""
+    from multiprocessing import process  # loaded already
+
+    me = process.current_process()
+    me.name = spec["name"]
+    me.authkey = spec["authkey"]
 
 
 def _print_whole_lines() -> None:
@@ -160,7 +180,7 @@ class PipeEnd:
         self._pipe = pipe
         self._kinds = kinds
         self.note = pipe.note
-        self._resident = resident_bytes()
+        self._resident = self._look()  # after the last task, where max_memory is set
         self._growth = 0  # the most that one task has added to it
         self._starved = False  # a task ran out of memory
         self.forked = False  # a task forked, and this is its child: the pipe is not ours
@@ -194,6 +214,8 @@ class PipeEnd:
                 if self.forked:
                     _leave_forked()
                 pipe.send(*answer)
+                if clock.monotonic() - self._looked > LOOK_SECONDS:
+                    self._look()
                 tasks += 1
                 reason = None
                 if max_memory and self._is_fat(max_memory):
@@ -204,9 +226,16 @@ class PipeEnd:
                     pipe.send(kinds.BYE, reason)
                     return reason
 
+    def _look(self) -> int:
+        """Resident bytes of this process now; published for the parent."""
+        self._looked = clock.monotonic()
+        resident = resident_bytes()
+        self._pipe.occupies(resident)
+        return resident
+
     def _is_fat(self, most: int) -> bool:
         # Would another task like the greediest so far go beyond it? Then this worker has to go first.
-        resident = resident_bytes()
+        resident = self._look()
         if self._resident:
             self._growth = max(self._growth, resident - self._resident)
         self._resident = resident

@@ -11,17 +11,14 @@ while the core's lock is held. The second group belongs to the manager thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+
+from multitask._typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from multitask import task
     from multitask._engine.wire import Encoder
 
     Task = task.Task[Any]
-else:
-    Protocol = object  # making a real one takes longer than the rest of this module
 
 CALL, CHUNK, STARCHUNK = 0, 1, 2
 PENDING, FINISHED, CANCELLED = 0, 1, 2

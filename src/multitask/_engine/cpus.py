@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+
+from multitask._engine.cgroups import control_groups, lines
 
 
 def cpu_count() -> int:
@@ -38,7 +39,7 @@ def cgroup_quota(root: str | os.PathLike[str]) -> float | None:
     *root* is where ``proc`` and ``sys`` are found; a test gives a folder of its own.
     """
     quotas = []
-    for folder in _cpu_groups(os.fspath(root)):
+    for folder in control_groups(os.fspath(root), "cpu"):
         for read in (_quota_v2, _quota_v1):
             quota = read(folder)
             if quota is not None:
@@ -46,54 +47,15 @@ def cgroup_quota(root: str | os.PathLike[str]) -> float | None:
     return min(quotas, default=None)
 
 
-def _cpu_groups(root: str) -> Iterator[str]:
-    """Every folder that may hold a CPU limit for this process, from its own group up to the mount."""
-    mounts = _mounts(root)
-    for line in _lines(os.path.join(root, "proc/self/cgroup")):
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        name = "" if controllers == "" else "cpu"
-        if name not in controllers.split(","):
-            continue
-        for shown, folder in mounts.get(name, []):
-            # Inside a container without a cgroup namespace the mount shows a part of the tree only.
-            inside = group[len(shown) :] if shown != "/" and group.startswith(shown) else group
-            at = os.path.join(folder, *(part for part in inside.split("/") if part not in ("", "..")))
-            yield from _up(at, folder)
-
-
-def _up(at: str, top: str) -> Iterator[str]:
-    while at != top and at.startswith(top):
-        yield at
-        at = os.path.dirname(at)
-    yield top
-
-
-def _mounts(root: str) -> dict[str, list[tuple[str, str]]]:
-    """Where hierarchies are mounted: controller ("" for version 2) -> [(the part shown, folder)]."""
-    found: dict[str, list[tuple[str, str]]] = {}
-    for line in _lines(os.path.join(root, "proc/self/mountinfo")):
-        fields, _, source = line.partition(" - ")
-        columns, kind = fields.split(), source.split()
-        if len(columns) < 5 or len(kind) < 3:
-            continue
-        place = (columns[3], os.path.join(root, columns[4].lstrip("/")))
-        if kind[0] == "cgroup2":
-            found.setdefault("", []).append(place)
-        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
-            found.setdefault("cpu", []).append(place)
-    return found
-
-
 def _quota_v2(folder: str) -> float | None:
-    for line in _lines(os.path.join(folder, "cpu.max")):
+    for line in lines(os.path.join(folder, "cpu.max")):
         quota, _, period = line.partition(" ")
         return _ratio(quota, period)
     return None
 
 
 def _quota_v1(folder: str) -> float | None:
-    quota, period = (_lines(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
+    quota, period = (lines(os.path.join(folder, f"cpu.cfs_{name}_us")) for name in ("quota", "period"))
     return _ratio(quota[0], period[0]) if quota and period else None
 
 
@@ -103,11 +65,3 @@ def _ratio(quota: str, period: str) -> float | None:
     except ValueError:  # "max": no limit
         return None
     return microseconds / every if microseconds > 0 and every > 0 else None
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
-    except OSError:
-        return []

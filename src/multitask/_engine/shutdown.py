@@ -1,9 +1,9 @@
 """The end of the process: unfinished work is finished, and what cannot be is said.
 
 A script that ends with pools at work waits for them (after a second it says so on a terminal, and the first Ctrl-C
-stops them); after an uncaught exception the work is stopped and counted. Callbacks are waited for like work, and
-failures that nobody asked for are shown in every case. In a child of ``os.fork()`` the parent's
-pools are nobody's.
+stops them: then the process ends by SIGINT, as after any KeyboardInterrupt that nobody caught); after an uncaught
+exception the work is stopped and counted. Callbacks are waited for like work, and failures that nobody asked for are
+shown in every case. In a child of ``os.fork()`` the parent's pools are nobody's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import signal
 import sys
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from multitask._engine.clock import monotonic
@@ -36,6 +38,10 @@ def register(engine: Engine) -> None:
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=_in_forked_child)
     _engines[id(engine)] = engine
+    if sys.version_info[:2] == (3, 12):
+        # That version starts no thread once the program has begun to end.
+        with contextlib.suppress(RuntimeError):
+            engine.callbacks.ensure()
 
 
 def forget(engine: Engine) -> None:
@@ -59,14 +65,15 @@ def _at_exit() -> None:
         if failure is None:
             for engine in engines:
                 engine.finish()
-            _wait(engines)
+            _wait_for_unfinished_work(engines)
         else:
             _stop(engines, "Ctrl-C" if isinstance(failure, KeyboardInterrupt) else "the script ended with an error")
         _report(engines)
-    except KeyboardInterrupt:
-        with contextlib.suppress(KeyboardInterrupt):
+    except KeyboardInterrupt as interrupt:
+        with contextlib.suppress(KeyboardInterrupt):  # a second one: whoever is left dies with this process
             _stop(engines, "Ctrl-C")
             _report(engines)
+        _pass_on(interrupt)
 
 
 def _failure() -> BaseException | None:
@@ -76,7 +83,7 @@ def _failure() -> BaseException | None:
     return getattr(sys, "last_value", None)
 
 
-def _wait(engines: list[Engine]) -> None:
+def _wait_for_unfinished_work(engines: list[Engine]) -> None:
     say_at = monotonic() + SAY_AFTER_SECONDS
     said = False
     for wait in (*(engine.join for engine in engines), *(engine.callbacks.drain for engine in engines)):
@@ -105,6 +112,50 @@ def _stop(engines: list[Engine], why: str) -> None:
         engine.join(max(0.0, end - monotonic()))
     if abandoned:
         _say(f"multitask: {abandoned} unfinished task{'s' * (abandoned != 1)} abandoned ({why})")
+
+
+def _pass_on(interrupt: KeyboardInterrupt) -> None:
+    """Let the user and whoever started this process see that it was interrupted, as the interpreter itself does.
+
+    An exit handler cannot raise: that would be printed, and the exit status would still be that of success. Whoever
+    has another handler for the signal (a notebook, an embedding program) has plans of its own.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        here = interrupt.__traceback__
+        assert here is not None
+        # Below this frame lie only our own: how we wait says nothing to the user.
+        top = TracebackType(None, here.tb_frame, here.tb_lasti, here.tb_lineno)
+        try:
+            sys.excepthook(type(interrupt), interrupt.with_traceback(top), top)
+        except Exception:  # the user's hook: what counts is how the process ends
+            _say("KeyboardInterrupt")
+    sys.multitask_last_step = _LastStep()  # type: ignore[attr-defined]
+
+
+class _LastStep:
+    """Ends the process by SIGINT when the interpreter has taken everything else apart.
+
+    It hangs on the module ``sys``, which is cleared last: after all exit handlers, the flushing of the streams and the
+    finalizers of everybody else, whatever they are and whether or not the script ended by ``sys.exit``. By then
+    the interpreter has given SIGINT its default action back.
+    """
+
+    def __init__(self) -> None:
+        # Bound here: of this module nothing is left then.
+        self._process, self._streams = os.getpid(), (sys.stdout, sys.stderr)
+        self._getpid, self._kill, self._number = os.getpid, os.kill, signal.SIGINT.value
+
+    def __del__(self) -> None:
+        if self._getpid() != self._process:  # a child that some exit handler forked
+            return
+        for stream in self._streams:
+            try:
+                stream.flush()
+            except Exception:  # none, closed, or nobody reads it
+                pass
+        self._kill(self._process, self._number)
 
 
 def _report(engines: list[Engine]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 from types import CodeType
-from typing import Any
+
+from multitask._typing import Any
 
 Site = tuple[CodeType, int]  # the code object of the submitting frame and its f_lasti
 

@@ -7,13 +7,12 @@ Rule: a descriptor or process that was opened here is closed here, also when hir
 from __future__ import annotations
 
 import itertools
-from multiprocessing.process import current_process
+from multiprocessing import process
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
 from multitask._engine import child, family
 from multitask._engine.core import Core
-from multitask._engine.cpus import cpu_count
 from multitask._engine.workers.process import start_worker
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class Staff:
 
     def _encode_initializer(self) -> Any:
         config, encoder = self._config, self._core.encoder
-        if config.initializer is None or encoder is None:
+        if config.initializer is None or encoder is None or self._method == "fork":
             return None
         parcel, needs = encoder.dump((config.initializer, config.initargs))
         self._needed = needs  # while they are held, the workers to come may borrow what was lent for it
@@ -92,8 +91,7 @@ class Staff:
     def _process(self, wid: int, name: str) -> Hand:
         channel, fds, kind = self._channel()
         try:
-            inherited = self._core.encoder if self._method == "fork" else None
-            worker = start_worker(self._method, self._spec(kind, name), fds, inherited)
+            worker = start_worker(self._method, self._spec(kind, name), fds, self._inheritance())
         except BaseException:
             self._hand_over(channel)
             channel.close()
@@ -108,9 +106,17 @@ class Staff:
             raise
         return Hand(wid, name, worker, channel)
 
+    def _inheritance(self) -> child.Inherited | None:
+        config, encoder = self._config, self._core.encoder
+        if self._method != "fork" or encoder is None:
+            return None
+        return child.Inherited(
+            encoder.definitions.snapshot, None if config.initializer is None else (config.initializer, config.initargs)
+        )
+
     def _channel(self) -> tuple[Any, list[int], str]:
         if _native.available and isinstance(self._core, _native.core.NativeCore):
-            spin = WORKER_SPIN_NS if self._config.processes <= cpu_count() and cpu_count() > 1 else 0
+            spin = WORKER_SPIN_NS if self._core.cpus > 1 and self._config.processes <= self._core.cpus else 0
             lane = _native.core.Lane(spin)
             return lane, [*lane.child_fds(), *self._core.shared_fds()], child.RING
         from multitask._engine.channels import pipe
@@ -136,8 +142,9 @@ class Staff:
             "max_memory": config.max_memory,
             "name": name,
             "family": family.address(),
-            "authkey": bytes(current_process().authkey),
+            "authkey": bytes(process.current_process().authkey),
             "kill_point": KILL_POINT,
+            "senders": config.processes + 1,
         }
 
     def kill(self, hand: Hand) -> None:

@@ -13,15 +13,15 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pickle import dumps
 from types import FunctionType
-from typing import Any
 
-from multitask._engine.byvalue.child import Decoder, cannot_rebuild, loads
+from multitask._engine.byvalue.child import Decoder, cannot_rebuild, loads, starved
 from multitask._engine.byvalue.define import Definitions
 from multitask._engine.byvalue.graph import Definition, Fleeting, FunctionRef, Need, Parcel
 from multitask._engine.byvalue.home import ABSENT, PROTOCOL, homes, importable, is_plain_builtin
 from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names_main
 from multitask._engine.byvalue.reducers import CACHED_TYPE
+from multitask._typing import Any
 
 __all__ = ["ABSENT", "Decoder", "Encoder", "Fleeting", "FunctionRef", "Known", "Need", "Parcel"]
 
@@ -116,6 +116,8 @@ class Encoder:
         local.desk = None  # a dump inside of this one takes another
         try:
             desk.pickler.dump(obj)
+        except MemoryError as error:
+            raise starved(error, "the arguments were pickled") from None
         except Exception:
             return self._dump_again(obj)
         data = desk.file.getvalue()
@@ -139,6 +141,8 @@ class Encoder:
     def _needs(self, obj: object, found: list[Definition]) -> tuple[Need, ...]:
         try:
             return self.definitions.needs(found)
+        except MemoryError as error:
+            raise starved(error, "what the arguments refer to was pickled") from None
         except Exception as error:
             raise explanation(roots(obj, "args"), [one.subject() for one in found], error) from error
 
@@ -146,6 +150,8 @@ class Encoder:
         """The result in *parcel*; runs user code. Raises CannotTravel when it cannot be rebuilt."""
         try:
             return loads(parcel)
+        except MemoryError as error:
+            raise starved(error, "the result was rebuilt") from None
         except Exception as error:
             raise cannot_rebuild("the result", error) from error
 

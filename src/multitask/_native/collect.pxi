@@ -127,7 +127,7 @@ cdef class Collector(Books):
         if fd < 0:
             return OSError(-fd, "a large result could not be received (open files exhausted?)")
         try:
-            return map_segment(fd, size, False)
+            return map_segment(fd, size)
         except OSError as error:
             return error
 

@@ -8,8 +8,11 @@ object that the garbage collector tracks, so no other thread and no ``__del__`` 
 Rule: a task leaves PENDING once; a message is started once; nothing is dropped before the books are right.
 """
 
+cimport cython
+
 include "platform.pxi"
 include "codec.pxi"
+include "shelf.pxi"
 include "segment.pxi"
 include "task.pxi"
 include "lane.pxi"

@@ -9,11 +9,13 @@ from threading import Condition
 
 from multitask._engine.core import Removed
 from multitask._engine.sites import is_ours
-from multitask.errors import CancelledError, PoolClosed
 
 cdef tuple EMPTY = ()
-cdef object Parcel = None      # set by the first core: wire is not imported before it is needed
-cdef object Fleeting = None    # likewise: a need that is to be let go with its task
+# Set by the first core: a worker has no use for the errors, and wire is not imported before it is needed.
+cdef object Parcel = None
+cdef object CancelledError = None
+cdef object PoolClosed = None
+cdef object Fleeting = None    # a need that is to be let go with its task
 
 
 
@@ -41,7 +43,7 @@ cdef class Books:
     cdef uint64_t settled         # tasks settled so far
     cdef int stops                # workers that are to be told to stop as soon as there is room
     cdef uint64_t caller_spin_ns
-    cdef int cpus
+    cdef readonly int cpus
     cdef public int fixed_depth   # 0: learned from how long calls take
     cdef uint64_t new_functions
     cdef bint forget_due          # enough functions were new that some may be gone
@@ -54,17 +56,21 @@ cdef class Books:
     cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
     cdef object manager_thread
+    cdef Shelf shelf
 
     def __cinit__(self):
         self.page_fd = self.bell_fd = self.epoll_fd = -1
 
-    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1):
-        global Fleeting, Parcel
+    def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1,
+                 int senders=1):
+        global Fleeting, Parcel, CancelledError, PoolClosed
         from multitask._engine.wire import Fleeting as fleeting_class
         from multitask._engine.wire import Parcel as parcel_class
+        from multitask.errors import CancelledError as cancelled_error, PoolClosed as closed_error
         cdef void *at
         cdef epoll_event event
-        Fleeting, Parcel = fleeting_class, parcel_class
+        Parcel, CancelledError, PoolClosed = parcel_class, cancelled_error, closed_error
+        Fleeting = fleeting_class
         self.encoder = encoder
         self.task_class = task_class
         self.policy_key = policy_key
@@ -89,6 +95,7 @@ cdef class Books:
         self.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         if self.bell_fd < 0 or self.epoll_fd < 0:
             PyErr_SetFromErrno(OSError)
+        self.shelf = Shelf(senders, self.bell_fd)
         event.events = EPOLLIN
         event.data.u64 = 0
         if epoll_ctl(self.epoll_fd, EPOLL_CTL_ADD, self.bell_fd, &event) != 0:
@@ -136,7 +143,7 @@ cdef class Books:
         content = mt_reserve(ring, length, &slot)
         if content == NULL:
             return 0
-        if segment is not None and mt_send_fd(lane.sock, segment.fd, MSG_DONTWAIT) != 0:
+        if segment is not None and segment.send(lane.sock, MSG_DONTWAIT) != 0:
             return 0
         memcpy(content, data, length)
         slot.kind = K_CALL
@@ -188,7 +195,7 @@ cdef class Books:
         cdef unsigned char *content = mt_reserve(&lane.m.requests, <uint32_t> (first + rest), &slot)
         if content == NULL:
             return 0
-        if segment is not None and mt_send_fd(lane.sock, segment.fd, MSG_DONTWAIT) != 0:
+        if segment is not None and segment.send(lane.sock, MSG_DONTWAIT) != 0:
             return 0
         memcpy(content, PyBytes_AS_STRING(d.prefix), first)
         if rest:

@@ -7,27 +7,10 @@
 #ifndef MULTITASK_LANE_H
 #define MULTITASK_LANE_H
 
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <linux/futex.h>
-#include <linux/memfd.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
+#include "base.h"
+
+#include <stdio.h>
+#include <sys/file.h>
 
 #ifndef MT_SLOTS
 #define MT_SLOTS 512u /* messages under way per ring; a power of two */
@@ -85,62 +68,6 @@ typedef struct {
 typedef struct {
     _Alignas(64) _Atomic uint32_t word;
 } mt_page;
-
-/* ---- kill points: numbered steps at which a test may have the process killed ---- */
-static int mt_kill_step = 0;
-static long mt_kill_after = 0;
-
-static void mt_step_hit(void) {
-    if (mt_kill_after-- <= 0) {
-        syscall(SYS_kill, (int)syscall(SYS_getpid), SIGKILL);
-        for (;;) pause();
-    }
-}
-#define MT_STEP(n)                                                   \
-    do {                                                             \
-        if (__builtin_expect(mt_kill_step == (n), 0)) mt_step_hit(); \
-    } while (0)
-
-static inline uint64_t mt_now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000ull + (uint64_t)t.tv_nsec;
-}
-
-static inline void mt_relax(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
-/* Sleep while *word == value. 0 woken (or value differed), -EINTR, -ETIMEDOUT. timeout_ns < 0: for ever. */
-static inline int mt_futex_wait(_Atomic uint32_t *word, uint32_t value, int64_t timeout_ns) {
-    struct timespec t, *p = NULL;
-    if (timeout_ns >= 0) {
-        t.tv_sec = timeout_ns / 1000000000;
-        t.tv_nsec = timeout_ns % 1000000000;
-        p = &t;
-    }
-    if (syscall(SYS_futex, (uint32_t *)word, FUTEX_WAIT, value, p, NULL, 0) == 0) return 0;
-    return errno == EAGAIN ? 0 : -errno;
-}
-
-static inline void mt_futex_wake(_Atomic uint32_t *word) {
-    syscall(SYS_futex, (uint32_t *)word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-}
-
-static inline int mt_memfd(const char *name, size_t size) {
-    int fd = (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (fd < 0) return -errno;
-    if (size && ftruncate(fd, (off_t)size) != 0) {
-        int error = errno;
-        close(fd);
-        return -error;
-    }
-    return fd;
-}
 
 /* ---- producer ---- */
 
@@ -272,8 +199,9 @@ static inline int mt_something(mt_ring *ring, uint64_t seq) {
     return state == MT_STATE(seq, MT_READY) || state == MT_STATE(seq, MT_REVOKED);
 }
 
-/* Sleep until there is something at `seq`. Spins for spin_ns first. 0: look again; -EINTR: a signal came. */
-static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_ns) {
+/* Sleep until there is something at `seq`, or for timeout_ns (below 0: without end). Spins for spin_ns first.
+ * 0: look again; -EINTR: a signal came; -ETIMEDOUT. */
+static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_ns, int64_t timeout_ns) {
     if (spin_ns) {
         uint64_t end = mt_now_ns() + spin_ns;
         do {
@@ -293,7 +221,7 @@ static inline int mt_consumer_sleep(mt_ring *ring, uint64_t seq, uint64_t spin_n
         atomic_store_explicit(&ring->consumer_asleep, 0, memory_order_relaxed);
         return 0;
     }
-    int result = mt_futex_wait(&ring->consumer_asleep, 1, -1);
+    int result = mt_futex_wait(&ring->consumer_asleep, 1, timeout_ns);
     atomic_store_explicit(&ring->consumer_asleep, 0, memory_order_relaxed);
     return result;
 }
@@ -396,43 +324,39 @@ static inline int mt_recv_fd(int sock, int flags) {
     return fd;
 }
 
-/* Write all of it at `offset`; 0 or a negative errno. */
-static inline int mt_pwrite_all(int fd, const void *data, size_t size, off_t offset) {
-    const char *p = data;
-    while (size) {
-        ssize_t n = pwrite(fd, p, size > (1u << 30) ? (1u << 30) : size, offset);
-        if (n < 0) {
-            if (errno == EINTR) continue;
-            return -errno;
-        }
-        if (n == 0) return -EIO;
-        p += n;
-        size -= (size_t)n;
-        offset += n;
-    }
-    return 0;
-}
-
-static inline void mt_populate_read(void *at, size_t size) {
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
+/* Map all pages for writing at once; 0, or -1 where the kernel cannot (before Linux 5.14). */
+static inline int mt_populate_write(void *at, size_t size) {
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
 #endif
-    (void)madvise(at, size, MADV_POPULATE_READ); /* Linux 5.14; without it the pages are mapped one by one */
+    return madvise(at, size, MADV_POPULATE_WRITE);
 }
 
 static inline void mt_seal(int fd) {
     (void)fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
 }
 
-/* ---- small atomics for words that live in Python objects ---- */
-static inline uint32_t mt_load32(_Atomic uint32_t *p) { return atomic_load_explicit(p, memory_order_acquire); }
-static inline void mt_store32(_Atomic uint32_t *p, uint32_t v) { atomic_store_explicit(p, v, memory_order_release); }
-static inline uint64_t mt_load64(_Atomic uint64_t *p) { return atomic_load_explicit(p, memory_order_acquire); }
-static inline void mt_store64(_Atomic uint64_t *p, uint64_t v) { atomic_store_explicit(p, v, memory_order_release); }
-static inline int mt_cas32(_Atomic uint32_t *p, uint32_t expected, uint32_t wanted) {
-    return atomic_compare_exchange_strong(p, &expected, wanted);
+/* A second open file description of the memfd `fd`, for reading, that holds a shared lock for as long as it lives:
+ * in a socket, in a table of descriptors, in a mapping. A negative errno where that cannot be had. */
+static inline int mt_reader(int fd) {
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int reader = open(path, O_RDONLY | O_CLOEXEC);
+    if (reader < 0) return -errno;
+    if (flock(reader, LOCK_SH | LOCK_NB) != 0) {
+        int error = errno;
+        close(reader);
+        return -error;
+    }
+    return reader;
 }
-static inline void mt_fence(void) { atomic_thread_fence(memory_order_seq_cst); }
+
+/* Has the last description that mt_reader() made of this memfd gone? Whoever asks is the only one to make new ones. */
+static inline int mt_unread(int fd) {
+    if (flock(fd, LOCK_EX | LOCK_NB) != 0) return 0;
+    (void)flock(fd, LOCK_UN);
+    return 1;
+}
 
 /* The worker's breadcrumb: a sequence lock, so that the parent never reads half a note. */
 static inline void mt_write_note(mt_lane *lane, const char *text, uint32_t length) {

@@ -6,7 +6,7 @@ cdef class NativeCore(Waiter):
 
     def attend(self, timeout=None):
         """Collect, settle, refill; sleep until there is something to report or *timeout* seconds have passed."""
-        cdef int64_t end = -1
+        cdef int64_t end = -1, due
         cdef int found, ms, i, n = 0
         cdef uint64_t count
         cdef uint64_t settled
@@ -33,6 +33,9 @@ cdef class NativeCore(Waiter):
                 ms = <int> min(max(0, (end - <int64_t> mt_now_ns() + 999999) // 1000000), 2000000000)
                 if ms == 0:
                     return events
+            due = self.shelf.sweep(mt_now_ns())
+            if due >= 0 and (ms < 0 or due < ms * <int64_t> 1000000):
+                ms = <int> (due // 1000000) + 1
             if found >= BUSY_BATCH:
                 ms = NAP_MS
             elif not self.leader:
@@ -280,6 +283,7 @@ cdef class NativeCore(Waiter):
             self.settle(task, S_CANCELLED, False, CancelledError("the pool has ended"))
         self.report(NULL, 0)
         self.tell_leader()
+        self.shelf.close()
         fds = (self.page_fd, self.bell_fd, self.epoll_fd)
         self.page_fd = self.bell_fd = self.epoll_fd = -1      # first: nobody may ring a number that is somebody else's
         for fd in fds:
@@ -290,3 +294,4 @@ cdef class NativeCore(Waiter):
         """In a child of os.fork(): this core is the parent's; nothing here may touch the lanes."""
         self.closed = self.inherited = True
         self.lanes, self.by_wid = [], {}
+        self.shelf.close()

@@ -1,4 +1,4 @@
-# Large contents: a memfd of their own, written once, sealed, and mapped copy-on-write by the reader.
+# Contents: packed by the sender, inline or into a segment (shelf.pxi), which the reader maps copy-on-write.
 #
 # A packed parcel is: u32 number of buffers, u32 0, u64 length of the pickle stream, u64 length of each buffer, then
 # the stream, then each buffer at a multiple of 64 bytes. The same layout serves inline and in a segment.
@@ -8,19 +8,6 @@ cdef enum:
 
 cdef inline size_t aligned(size_t n) noexcept:
     return (n + ALIGN - 1) & ~<size_t> (ALIGN - 1)
-
-
-cdef class Segment:
-    """A sealed memfd that holds one content; the parent keeps it until the task is settled."""
-    cdef readonly int fd
-    cdef readonly size_t size
-
-    def __cinit__(self):
-        self.fd = -1
-
-    def __dealloc__(self):
-        if self.fd >= 0:
-            c_close(self.fd)
 
 
 cdef class Mapping:
@@ -49,18 +36,13 @@ cdef class Mapping:
         return self.size
 
 
-cdef Mapping map_segment(int fd, size_t size, bint populate):
-    """Map what *fd* holds and close it; the mapping keeps the memory.
-
-    *populate* maps all pages for reading at once, a third of the cost of a fault for each when they are read.
-    """
+cdef Mapping map_segment(int fd, size_t size):
+    """Map what *fd* holds and close it; the mapping keeps the memory, and the lock on it."""
     cdef Mapping out = Mapping.__new__(Mapping)
     cdef void *at
     with nogil:
         at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0)
         c_close(fd)
-        if populate and at != MAP_FAILED:
-            mt_populate_read(at, size)
     if at == MAP_FAILED:
         PyErr_SetFromErrno(OSError)
     out.at = at
@@ -68,31 +50,11 @@ cdef Mapping map_segment(int fd, size_t size, bint populate):
     return out
 
 
-cdef Segment segment_of_bytes(const unsigned char *data, size_t size):
-    cdef Segment out = Segment.__new__(Segment)
-    cdef int fd = mt_memfd("multitask", 0)
-    cdef int result
-    if fd < 0:
-        raise OSError(-fd, "cannot make a segment for a large message")
-    out.fd = fd
-    out.size = size
-    with nogil:
-        result = mt_pwrite_all(fd, data, size, 0)
-        mt_seal(fd)
-    check_written(result, size)
-    return out
+cdef object pack(object parcel, Shelf shelf=None):
+    """A parcel as bytes, or as a Segment when it is large; with *shelf* one that is written again later.
 
-
-cdef int check_written(int result, size_t size) except -1:
-    if result in (-28, -12):
-        raise MemoryError(f"no memory for a content of {size} bytes")
-    if result < 0:
-        raise OSError(-result, f"cannot write a segment of {size} bytes")
-    return 0
-
-
-cdef object pack(object parcel, bint inline_only=False):
-    """A parcel as bytes, or as a Segment when it is large. Runs outside the critical parts."""
+    Runs outside the critical parts.
+    """
     cdef object data = parcel[0]
     cdef object buffers = parcel[1]
     cdef uint32_t n = len(buffers)
@@ -120,7 +82,7 @@ cdef object pack(object parcel, bint inline_only=False):
         memcpy(p + 16 + 8 * i, &length, 8)
     if size <= MT_INLINE_MAX:
         return pack_inline(header, data, views, size)
-    return pack_segment(header, data, views, size)
+    return pack_segment(header, data, views, size, shelf)
 
 
 cdef object pack_inline(bytes header, object data, list views, size_t size):
@@ -140,27 +102,19 @@ cdef object pack_inline(bytes header, object data, list views, size_t size):
     return out
 
 
-cdef object pack_segment(bytes header, object data, list views, size_t size):
-    cdef Segment out = Segment.__new__(Segment)
-    cdef int fd = mt_memfd("multitask", 0)
-    cdef int result = 0
+cdef object pack_segment(bytes header, object data, list views, size_t size, Shelf shelf):
+    cdef Segment out = new_segment(size, shelf)
     cdef size_t at = 0, n
     cdef const unsigned char[::1] view
-    if fd < 0:
-        raise OSError(-fd, "cannot make a segment for a large message")
-    out.fd = fd
-    out.size = size
     for part in [header, data, *views]:
         n = len(part)
         if part is not header and part is not data:
             at = aligned(at)
         if n:
             view = part
-            with nogil:
-                result = mt_pwrite_all(fd, &view[0], n, at)
-            check_written(result, size)
+            out.write(&view[0], n, at)
             at += n
-    mt_seal(fd)
+    out.written(shelf)
     return out
 
 

@@ -23,12 +23,13 @@ cdef class WorkerEnd:
     cdef int64_t growth          # the most that one task has added to what this process occupies
     cdef bint starved            # a task ran out of memory
     cdef long page_size
-    cdef public bint forked      # a task forked, and this is its child: the lane is not ours
+    cdef bint forked             # a task forked, and this is its child: the lane is not ours
+    cdef Shelf shelf
 
     def __cinit__(self):
         self.statm = -1
 
-    def __init__(self, int memory, int sock, int page_fd, int bell):
+    def __init__(self, int memory, int sock, int page_fd, int bell, *, int senders=1):
         global Parcel
         from multitask._engine.wire import Parcel as parcel_class
         Parcel = parcel_class
@@ -41,6 +42,7 @@ cdef class WorkerEnd:
             PyErr_SetFromErrno(OSError)
         self.page = <mt_page *> at
         self.bell, self.sock = bell, sock
+        self.shelf = Shelf(senders)
         self.page_size = sysconf(_SC_PAGESIZE)
         self.statm = c_open("/proc/self/statm", O_RDONLY | O_CLOEXEC)
         c_close(memory)
@@ -50,6 +52,11 @@ cdef class WorkerEnd:
         """Leave a breadcrumb that the parent can read after this process has died."""
         mt_write_note(self.m, PyBytes_AS_STRING(text), <uint32_t> len(text))
         self.noted = True
+
+    def disown(self):
+        """In a child of os.fork(): lane and shelf are the worker's."""
+        self.forked = True
+        self.shelf.close()
 
     def hello(self):
         """Report for work."""
@@ -65,6 +72,7 @@ cdef class WorkerEnd:
         cdef mt_ring *ring = &self.m.requests
         cdef mt_slot *slot
         cdef int got, kind
+        cdef int64_t due
         cdef long tasks = 0
         cdef bint quiet = False
         cdef uint64_t one = 1
@@ -78,9 +86,10 @@ cdef class WorkerEnd:
                     # whatever the word says: its owner looks for replies before it sleeps, and there is none.
                     quiet = False
                     c_write(self.bell, &one, 8)
+                due = self.shelf.sweep(mt_now_ns()) if self.shelf.used else -1
                 with nogil:
-                    got = mt_consumer_sleep(ring, self.seq, self.m.spin_ns)
-                if got < 0:
+                    got = mt_consumer_sleep(ring, self.seq, self.m.spin_ns, due)
+                if got == -EINTR:
                     PyErr_CheckSignals()
                 continue
             slot = mt_slot_of(ring, self.seq)
@@ -129,7 +138,7 @@ cdef class WorkerEnd:
         cdef char text[128]
         cdef ssize_t n = -1
         cdef int i = 0
-        cdef int64_t pages = 0
+        cdef int64_t pages = 0, occupied
         if self.statm >= 0:
             n = c_pread(self.statm, text, 127, 0)
         while i < n and text[i] != 32:
@@ -138,9 +147,11 @@ cdef class WorkerEnd:
         while i < n and 48 <= text[i] <= 57:
             pages = pages * 10 + (text[i] - 48)
             i += 1
-        mt_store64(&self.m.resident_bytes, pages * self.page_size)
+        # What is kept for the next result is not the tasks', and goes when they end.
+        occupied = pages * self.page_size - <int64_t> self.shelf.mapped
+        mt_store64(&self.m.resident_bytes, occupied)
         self.looked_ns = now
-        return pages * self.page_size
+        return occupied
 
     cdef int drop_segment(self) except -1:
         cdef int fd = mt_recv_fd(self.sock, 0)
@@ -155,7 +166,7 @@ cdef class WorkerEnd:
             fd = mt_recv_fd(self.sock, 0)
             if fd < 0:
                 raise OSError(-fd, "a large argument could not be received (open files exhausted?)")
-            return map_segment(fd, slot.spare, True)
+            return map_segment(fd, slot.spare)
         return PyBytes_FromStringAndSize(<const char *> mt_content(&self.m.requests, slot) + skip, slot.length - skip)
 
     cdef int define(self, decoder, mt_slot *slot) except -1:
@@ -216,6 +227,7 @@ cdef class WorkerEnd:
         cdef mt_ring *ring = &self.m.requests
         cdef uint64_t began = now if now else mt_now_ns()
         cdef int alive
+        cdef object out = None
         mt_store64(&slot.start_ns, began)
         mt_store64(&self.m.tasks_started, mt_load64(&self.m.tasks_started) + 1)
         MT_STEP(13)
@@ -233,7 +245,6 @@ cdef class WorkerEnd:
         else:
             now = mt_now_ns()
             self.publish_result(decoder, out, self.seq, now - began)
-            out = None
         MT_STEP(14)
         if self.noted:
             mt_write_note(self.m, "", 0)
@@ -243,10 +254,13 @@ cdef class WorkerEnd:
             mt_release(ring, self.seq)
             self.seq += 1
         mt_ring_bell(self.page, self.bell)
+        out = None      # after the ring: unmapping an array takes as long as hundreds of small calls
         if not alive:
             with nogil:
                 while True:
                     c_pause()
+        if self.shelf.used:
+            self.shelf.sweep(now)
         if now - self.looked_ns > LOOK_NS:
             self.look(now)
         return now
@@ -310,10 +324,10 @@ cdef class WorkerEnd:
                 if w.used <= MT_INLINE_MAX:
                     self.publish(K_OK, F_PLAIN, w.data, <uint32_t> w.used, None, cookie, took)
                     return 0
-                packed = segment_of_bytes(w.data, w.used)
+                packed = segment_of_bytes(w.data, w.used, self.shelf)
                 self.publish(K_OK, F_PLAIN, NULL, 0, <Segment> packed, cookie, took)
                 return 0
-            packed = pack(decoder.dump(out))
+            packed = pack(decoder.dump(out), self.shelf)
         except BaseException as error:
             self.publish_error(decoder, error, cookie, took)
             return 0
@@ -354,7 +368,7 @@ cdef class WorkerEnd:
             if result < 0:
                 PyErr_CheckSignals()
         if segment is not None:
-            result = mt_send_fd(self.sock, segment.fd, 0)
+            result = segment.send(self.sock, 0)
             if result < 0:
                 raise OSError(-result, "a large result could not be sent")
         memcpy(content, data, length)

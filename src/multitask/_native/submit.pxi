@@ -76,7 +76,7 @@ cdef class Submitter(Collector):
         task.form = P_PARCEL
         if plain:       # plain but large
             task.form = P_PLAIN
-            task.payload = segment_of_bytes(w.data, w.used)
+            task.payload = segment_of_bytes(w.data, w.used, self.shelf)
             return 0
         if task.entry is not None:
             parcel, needs = self.encoder.dump((tuple(args), kwargs or {}))
@@ -84,7 +84,7 @@ cdef class Submitter(Collector):
             parcel, needs = self.encoder.dump((fn, tuple(args), kwargs or {}))
         if needs:
             task.entry = self.with_needs(<FunctionEntry> task.entry, needs)
-        task.payload = pack(parcel)
+        task.payload = pack(parcel, self.shelf)
         return 0
 
     cdef FunctionEntry with_needs(self, FunctionEntry entry, needs):
@@ -152,7 +152,7 @@ cdef class Submitter(Collector):
         out.content = pack(parcel)
         out.token = getattr(parcel, "token", None)
         if not isinstance(out.content, Segment) and len(out.prefix) + len(out.content) > MT_INLINE_MAX:
-            out.content = segment_of_bytes(out.content, len(out.content))
+            out.content = segment_of_bytes(out.content, len(out.content), None)
         if len(self.definitions) > 2000:
             self.definitions = {key: ref for key, ref in self.definitions.items() if ref() is not None}
         self.definitions[(number, name)] = weakref.ref(out)

@@ -9,11 +9,11 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from multitask._engine.byvalue.graph import Binding, Definition, Parcel
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.missing import make_missing
+from multitask._typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.define import Definitions

@@ -11,7 +11,6 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable
 from types import CellType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
 
 from multitask._engine import family
 from multitask._engine.byvalue import home
@@ -21,21 +20,21 @@ from multitask._engine.byvalue.home import ABSENT, PROTOCOL, Namespaces, homes
 from multitask._engine.byvalue.missing import make_missing
 from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, ValuePickler, is_plain, pickled_somehow
 from multitask._engine.byvalue.reducers import learn_lazily_imported
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.snapshot import Snapshot
-    from multitask._engine.wire import Encoder
 
 
 class Decoder:
     """Reads functions and arguments in a worker and writes its results and errors.
 
-    ``inherited`` is the parent's encoder where the worker was forked from it.
+    ``snapshot`` is what the parent's encoder knows of ``__main__``, where the worker was forked from it.
     """
 
-    def __init__(self, space: int, inherited: Encoder | None = None) -> None:
+    def __init__(self, space: int, snapshot: Snapshot | None = None) -> None:
         self.space = space
-        self._snapshot: Snapshot | None = None if inherited is None else inherited.definitions.snapshot
+        self._snapshot = snapshot
         self._objects: dict[int, Any] = {}
         self._numbers: dict[int, int] = {}  # id of an object in _objects -> its number
         self._unbuilt: dict[int, Parcel] = {}
@@ -86,6 +85,8 @@ class Decoder:
         if found is ABSENT:
             try:
                 found = self.resolve(number)
+            except MemoryError as error:
+                raise starved(error, "the function was rebuilt") from None
             except Exception as error:
                 raise cannot_rebuild("the function", error) from error
         return found  # type: ignore[no-any-return]
@@ -96,6 +97,8 @@ class Decoder:
             self._bind()
         try:
             return loads(parcel)
+        except MemoryError as error:
+            raise starved(error, "the arguments were rebuilt") from None
         except Exception as error:
             raise cannot_rebuild("an argument", error) from error
 
@@ -168,6 +171,8 @@ class Decoder:
         desk, self._desk = self._desk or Desk(self), None
         try:
             desk.pickler.dump(obj)
+        except MemoryError as error:
+            raise starved(error, "the result was pickled") from None
         except Exception:
             return self._dump_again(obj)
         data = desk.file.getvalue()
@@ -183,6 +188,8 @@ class Decoder:
         seen: list[object] = []
         try:
             data, buffers, _, _ = pickled_somehow(self, obj, seen=seen)
+        except MemoryError as error:
+            raise starved(error, "the result was pickled") from None
         except Exception as error:
             from multitask._engine.byvalue.paths import explanation, roots
 
@@ -259,6 +266,12 @@ def revive(space: int, number: int, data: bytes) -> object:
         return pickle.loads(data)
 
 
+def starved(error: MemoryError, meanwhile: str) -> MemoryError:
+    """*error* with a note of where: it stays a MemoryError, for it says nothing about the object that was to travel."""
+    error.add_note(f"memory ran out while {meanwhile}")
+    return error
+
+
 def cannot_rebuild(what: str, error: BaseException) -> Exception:
     from multitask.errors import CannotTravel
 
@@ -269,7 +282,8 @@ def cannot_rebuild(what: str, error: BaseException) -> Exception:
         why=f"{type(error).__name__}: {error}",
         fix=(
             "make the pool below what its module defines: a forked worker knows what was there at the fork"
-            if isinstance(error, AttributeError) and "Can't get attribute" in str(error)
+            if isinstance(error, AttributeError)
+            and ("Can't get attribute" in str(error) or isinstance(error.obj, ModuleType))  # 3.14 names the module
             else "check its __reduce__, __setstate__ or __init__: they run again where it arrives"
         ),
     )

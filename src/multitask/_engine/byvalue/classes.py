@@ -14,9 +14,9 @@ import sys
 import types
 import weakref
 from types import GetSetDescriptorType, MemberDescriptorType
-from typing import Any
 
 from multitask._engine.byvalue.home import ABSENT, homes, importable
+from multitask._typing import Any
 
 _HEAP, _IMMUTABLE = 1 << 9, 1 << 8  # Py_TPFLAGS_HEAPTYPE, Py_TPFLAGS_IMMUTABLETYPE
 _LEFT_OUT = frozenset({"__weakref__", "__dict__", "_abc_impl", "__annotations_cache__", "__classdictcell__"})

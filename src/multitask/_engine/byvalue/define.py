@@ -13,7 +13,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import CellType, FunctionType
-from typing import Any
 
 from multitask._engine import family
 from multitask._engine.byvalue import home
@@ -36,6 +35,7 @@ from multitask._engine.byvalue.paths import explanation, roots
 from multitask._engine.byvalue.pickling import ConstantPickler, ValuePickler, names_main, pickled_somehow
 from multitask._engine.byvalue.reducers import learn_lazily_imported
 from multitask._engine.byvalue.snapshot import Read, Snapshot, functions_within, reads_of
+from multitask._typing import Any
 
 _KEPT = 4096
 _CLASSES_KEPT = 1000
@@ -119,6 +119,8 @@ class Definitions:
     def _written_class(self, cls: type, definition: Definition) -> tuple[bytes, tuple[Any, ...], list[Definition]]:
         try:
             return self.pickled(cls, _title(cls), definition)[:3]
+        except MemoryError:
+            raise
         except Exception:
             replaced: dict[str, object] = {}
             for name, value in cls.__dict__.items():
@@ -156,6 +158,8 @@ class Definitions:
                 # Under fork the name is there; elsewhere a constant that pickles as its name has to be sent.
                 written = pickled_somehow(self, obj, seen=seen, kind=ConstantPickler, **options)
             return written
+        except MemoryError:
+            raise
         except Exception as error:
             raise explanation(roots(obj, title), seen, error) from error
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import traceback
 from types import BuiltinFunctionType, MethodDescriptorType, TracebackType
-from typing import Any
 
+from multitask._typing import Any
 from multitask.errors import CannotTravel, MultitaskError
 
 _HERE = os.path.dirname(__file__) + os.sep

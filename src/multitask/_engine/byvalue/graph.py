@@ -11,9 +11,9 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from types import CellType, CodeType, FunctionType
-from typing import Any, NamedTuple, Protocol
 
 from multitask._engine.byvalue.home import ABSENT, cell_content
+from multitask._typing import Any, NamedTuple, Protocol
 
 
 class Parcel(NamedTuple):

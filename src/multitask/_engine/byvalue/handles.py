@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from multitask._engine import family
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.pickling import ValuePickler

@@ -18,7 +18,8 @@ import weakref
 from importlib import import_module
 from opcode import opmap
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple, Protocol
+
+from multitask._typing import Any, NamedTuple, Protocol
 
 PROTOCOL = 5
 

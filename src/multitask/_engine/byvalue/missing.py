@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, NoReturn
+
+from multitask._typing import Any, NoReturn
 
 _object_new = object.__new__
 

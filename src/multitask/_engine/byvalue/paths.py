@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+
+from multitask._typing import Any
 
 _NODES = 200_000  # looked at before the search gives up
 _SCALARS = (int, float, bool, type(None), str, bytes, complex)
@@ -127,8 +128,14 @@ def explanation(starts: list[tuple[str, object]], culprits: list[object], error:
     answer = CannotTravel(
         f"{path} cannot go to another process (it is a {label})",
         why=why,
-        fix="send what it is made from (a path, an address, the data) and make it in the worker",
+        fix=_advice(error),
     )
     answer.path = path
     answer.__cause__ = error
     return answer
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, RuntimeError) and "through inheritance" in str(error):  # multiprocessing's own locks, queues
+        return 'give it as one of the initargs of Pool(start_method="fork"), or use that of a multiprocessing.Manager()'
+    return "send what it is made from (a path, an address, the data) and make it in the worker"

@@ -11,11 +11,11 @@ import io
 import pickle
 import sys
 from types import CellType, ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
 
 from multitask._engine.byvalue.handles import lending, reducer_for
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.reducers import reduce_any_class, reduce_any_error, reducers
+from multitask._typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from multitask._engine.family import Ticket

@@ -19,11 +19,11 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import TYPE_CHECKING, Any
 
 from multitask._engine.byvalue import home
 from multitask._engine.byvalue.classes import builtin_type_name, fill_class, is_python_class, make_class
 from multitask._engine.byvalue.home import importable, importable_module
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multitask._engine.byvalue.pickling import ValuePickler

@@ -7,7 +7,6 @@ it, the ways to rebuild the exception, best first.
 from __future__ import annotations
 
 import pickle
-from typing import Any
 
 from multitask._engine.byvalue.errors import (
     bare_error,
@@ -21,6 +20,7 @@ from multitask._engine.byvalue.errors import (
 from multitask._engine.byvalue.graph import Parcel
 from multitask._engine.byvalue.home import PROTOCOL
 from multitask._engine.byvalue.pickling import Traveller, pickled_somehow
+from multitask._typing import Any
 from multitask.errors import RemoteTraceback
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import FunctionType
-from typing import Any
 
 from multitask._engine.byvalue.graph import stamp_of
 from multitask._engine.byvalue.home import ABSENT, Namespaces, cell_content, code_facts, importable, main_namespace
 from multitask._engine.byvalue.reducers import DEFINED_TYPES
+from multitask._typing import Any
 
 Read = tuple[dict[str, Any], str, str]
 

@@ -1,9 +1,9 @@
 """A page that a worker and its parent both see: what the worker has started, and its last words.
 
 Written by the worker only, without a system call; read by the parent while the worker lives (start time) and after
-its death (was the call started? at which item? what was its last note?). A number is one aligned store of eight
-bytes, and the order of stores is the order of the program, so a worker killed between two of them leaves nothing
-misleading: the note's length is zero while its text changes.
+its death (was the call started? at which item? what was its last note, how large was the worker?). A number is one
+aligned store of eight bytes, and the order of stores is the order of the program, so a worker killed between two of
+them leaves nothing misleading: the note's length is zero while its text changes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from multitask._engine import clock, notes
 SIZE = mmap.PAGESIZE
 TAKEN, ITEM, NOTE_SIZE = 0, 1, 2  # unsigned words
 STARTED, NOTED = 3, 4  # floats: clock.monotonic()
+RESIDENT = 5  # unsigned word
 NOTE = 64  # offset of the text
 
 
@@ -64,7 +65,16 @@ class Board:
         self._times[NOTED] = clock.monotonic()
         self._words[NOTE_SIZE] = len(data)
 
+    def occupies(self, size: int) -> None:
+        """The worker occupies so many bytes of the machine's memory."""
+        self._words[RESIDENT] = size
+
     # --- parent
+
+    @property
+    def resident(self) -> int | None:
+        """What it occupied when it last looked, None where it cannot tell."""
+        return self._words[RESIDENT] or None
 
     @property
     def taken(self) -> int:

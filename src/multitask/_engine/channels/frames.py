@@ -4,11 +4,13 @@
     sizes of the buffers (8 bytes each) | text | data | buffers
 
 A reader gives ``Frames`` the bytes as they come, in pieces of any size; a message whose sender died half way simply
-never comes out.
+never comes out. Of one that does not fit into the reader's memory the content is dropped: in its place comes a parcel
+that raises MemoryError when it is loaded, so that it fails the call it belongs to and nothing else.
 """
 
 from __future__ import annotations
 
+import pickle
 import struct
 from collections.abc import Generator
 from pickle import PickleBuffer
@@ -19,6 +21,8 @@ from multitask._engine.wire import Parcel
 
 Message = tuple[Any, ...]
 
+LARGEST = 1 << 47  # more than a process can address
+BLOCK = 1 << 16  # dropped at once
 HEAD = struct.Struct("<B3xIIiqQ")
 WITH_PARCEL = frozenset({kinds.CALL, kinds.DEFINE, kinds.OK, kinds.ERROR, kinds.BROKEN})
 
@@ -89,19 +93,45 @@ class Frames:
             text = bytearray(text_size)
             if text:
                 yield memoryview(text)
-            data = bytearray(data_size)
-            if data:
-                yield memoryview(data)
-            buffers = []
-            for (size,) in struct.iter_unpack("<Q", sizes):
-                # Writable, so that what is rebuilt on it is.
-                buffer = memoryview(bytearray(size))
-                if size:
-                    yield buffer
-                buffers.append(buffer)
-            parcel = Parcel(bytes(data), tuple(buffers))
+            parcel = yield from _parcel([data_size, *(size for (size,) in struct.iter_unpack("<Q", sizes))])
             self.messages.append(_message(kind, mode, number, text.decode("utf-8", "surrogatepass"), parcel))
-            del data, buffers, parcel
+            del parcel
+
+
+def _parcel(sizes: list[int]) -> Generator[memoryview, None, Parcel]:
+    left = total = sum(sizes)
+    if total > LARGEST:
+        raise ValueError(f"a message of {total} bytes: something else wrote into this channel")
+    pieces: list[bytearray] = []  # writable, so that what is rebuilt on them is
+    try:
+        for size in sizes:
+            piece = bytearray(size)
+            pieces.append(piece)
+            if size:
+                yield memoryview(piece)
+                left -= size
+        return Parcel(bytes(pieces[0]), tuple(memoryview(piece) for piece in pieces[1:]))
+    except MemoryError:
+        pieces.clear()
+    while left:
+        dropped = memoryview(bytearray(min(left, BLOCK)))
+        yield dropped
+        left -= len(dropped)
+    return Parcel(pickle.dumps(_TooLarge(total)))
+
+
+class _TooLarge:
+    """Its pickle raises MemoryError."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __reduce__(self) -> Any:
+        return _no_room, (self._size,)
+
+
+def _no_room(size: int) -> None:
+    raise MemoryError(f"there was no room for a message of {size} bytes")
 
 
 def _message(kind: int, mode: int, number: int, text: str, parcel: Parcel) -> Message:

@@ -149,6 +149,10 @@ class PipeChannel:
         """Whether the worker has started the call that was sent last."""
         return self.calls > 0 and self.board.taken == self.calls
 
+    def resident(self) -> int | None:
+        """Bytes of memory that the worker occupied when it last looked."""
+        return self.board.resident
+
 
 class ChildPipe:
     """The worker's end; blocking. ``receive`` by one thread, ``send`` by any."""
@@ -194,6 +198,10 @@ class ChildPipe:
     def item(self, index: int) -> None:
         """The running call is at this item of its chunk."""
         self.board.item(index)
+
+    def occupies(self, size: int) -> None:
+        """This worker's size now, in bytes."""
+        self.board.occupies(size)
 
     def note(self, data: bytes) -> None:
         """The running call's last words so far (a ``notes.sink``)."""

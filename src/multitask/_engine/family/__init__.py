@@ -14,15 +14,19 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from multitask import errors
 from multitask._engine.family.messages import DROP, FORGO, NUMBER, RELEASE, Address, Ticket
 from multitask._engine.workers import forking
+from multitask._typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from typing import TypeVar
+
     from multitask._engine.family.broker import Broker
     from multitask._engine.family.line import Line
+
+    T = TypeVar("T")
 
 __all__ = [
     "Address",
@@ -41,8 +45,6 @@ __all__ = [
     "serve",
     "shared",
 ]
-
-T = TypeVar("T")
 
 available = sys.platform == "linux"
 

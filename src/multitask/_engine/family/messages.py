@@ -6,7 +6,8 @@ One request is one message (SOCK_SEQPACKET): nothing is ever unpickled from a pe
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from multitask._typing import NamedTuple
 
 HELLO = b"H"  # the secret follows; the first message on each line
 LEND = b"L"  # the key follows (empty: none); a descriptor comes with it

@@ -7,7 +7,6 @@ process goes on in it: no signal handler, no atexit handler, no half-filled outp
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
 import io
 import os
@@ -15,10 +14,10 @@ import pickle
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
 
 from multitask import _native
 from multitask._engine.workers import lifeline
+from multitask._typing import Any, NoReturn
 
 MARKER = "MULTITASK_WORKER"
 DEFAULT_TARGET = "multitask._engine.child:main"
@@ -28,10 +27,10 @@ _prctl: Callable[..., int] | None = None
 _retired_streams: list[object] = []  # never finalised: that would write their inherited content once more
 
 
-def isolate(lifeline_fd: int) -> None:
+def isolate(lifeline_fd: int, **arming: int) -> None:
     """Cut this process loose from the terminal and the signals of its parent, and tie it to the parent's life."""
     lead_a_group()
-    lifeline.arm(lifeline_fd)
+    lifeline.arm(lifeline_fd, **arming)
     adopt_orphans()
     calm_signals()
     fresh_streams()
@@ -60,12 +59,11 @@ def prepare() -> None:
     global _prctl
     if _prctl is None and sys.platform == "linux" and not _native.available:
         try:
-            import _ctypes  # ctypes around it takes as long to load as all the rest of a forked worker's start
+            import ctypes
 
-            address = _ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl")  # type: ignore[arg-type]
+            _prctl = ctypes.CDLL(None).prctl
         except (ImportError, OSError, AttributeError):
             return
-        _prctl = functools.partial(_ctypes.call_function, address)
 
 
 def adopt_orphans() -> bool:
@@ -73,7 +71,7 @@ def adopt_orphans() -> bool:
     if _native.available:
         return _native.core.adopt_orphans()
     prepare()
-    return _prctl is not None and _prctl((_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    return _prctl is not None and _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
 def calm_signals() -> None:

@@ -15,15 +15,17 @@ import pickle
 import select
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from multitask import errors
+from multitask._typing import Any
 
 SEND_SECONDS = 20.0  # for the new process to make room in the pipe
 
-# marshal and sys are built in: nothing is looked up on the path before the path is set.
+# What is imported first is built in: nothing is looked up on the path before the path is set. ``main`` switches the
+# garbage collector on again: what is loaded before that is kept anyway.
 _BOOT = """\
-import sys, marshal
+import sys, marshal, gc
+gc.disable()
 try:
     with open(int(sys.argv[1]), "rb") as source: order = marshal.load(source)
 except EOFError: sys.exit(1)

@@ -25,6 +25,7 @@ except ImportError:  # a platform without it watches with a thread
 
 _ends: tuple[int, int] | None = None
 _armed = -1  # in a worker: its line
+_SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 def read_end() -> int:
@@ -50,10 +51,11 @@ def _forget() -> None:
 forking.in_forked_child(_forget)
 
 
-def arm(fd: int) -> None:
+def arm(fd: int, number: int = _SIGKILL) -> None:
     """In a worker that leads its process group: die when the process that holds the other end of *fd* dies.
 
-    Takes *fd* over. The group dies too, where the platform can; elsewhere a thread does what it can.
+    Takes *fd* over. The group dies too, where the platform can; elsewhere a thread does what it can. With another
+    signal *number* that one is sent instead.
     """
     global _armed
     if fcntl is None or not hasattr(fcntl, "F_SETSIG") or not hasattr(signal, "SIGKILL"):
@@ -71,7 +73,7 @@ def arm(fd: int) -> None:
         os.close(_armed)
     _armed = line
     fcntl.fcntl(line, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(line, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(line, fcntl.F_SETSIG, number)
     fcntl.fcntl(line, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     # The parent may have died before the line was armed: then no signal will ever come.
     poll = select.poll()

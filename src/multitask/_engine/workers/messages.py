@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket as socket  # the module around it takes as long to load as the fork server's own
 import array
-import socket
 import struct
 
 MOST_DESCRIPTORS = 200  # the kernel's limit for one message is 253

@@ -16,10 +16,10 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
 
 from multitask import errors
 from multitask._engine.workers import entry, forking, launching, lifeline, reaping, server, spawned, tree
+from multitask._typing import Any, NoReturn
 
 __all__ = ["WorkerProcess", "start_methods", "start_worker"]
 

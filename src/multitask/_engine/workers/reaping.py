@@ -14,10 +14,10 @@ import signal
 import struct
 import sys
 import time
-from typing import Protocol
 
 from multitask._engine import clock
 from multitask._engine.workers import forking, messages, server
+from multitask._typing import Protocol
 
 REAP_SECONDS = 1.0  # for a process whose pipe has closed to be dead as well
 

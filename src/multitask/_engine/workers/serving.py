@@ -3,11 +3,13 @@
 It reads nothing but descriptors and one-letter messages: the order for a worker is read by the worker. It has
 no state but the lines of its workers. It never reaps a worker before it is told to, so that the number of the
 worker and of its group stay taken until the owner has killed what is left of the group; orphans that it adopts
-are reaped at once. It ends when its parent does.
+are reaped at once. It ends when its parent does, and takes all its descendants along: what a worker started comes to
+it when the worker dies.
 """
 
 from __future__ import annotations
 
+import _socket as socket  # see messages.py
 import array
 import gc
 import importlib
@@ -15,37 +17,63 @@ import marshal
 import os
 import select
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from multitask._engine.workers import entry, forking, tree
 from multitask._engine.workers.messages import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
+from multitask._typing import Any, NoReturn
 
 # Loaded once here instead of in each worker. Nothing of the user's, and nothing that starts threads (NumPy does).
-_PRELOADED = (entry.DEFAULT_TARGET.partition(":")[0], "multitask._native", "socket")
+_FIRST = ("multitask._native", entry.DEFAULT_TARGET.partition(":")[0], "multitask._engine.byvalue.report")
+# The first workers are waited for, and often need none of these: loaded when nobody waits, for the workers to come.
+_LATER = ("multiprocessing", "typing", "socket", "concurrent.futures")
+END_SECONDS = 5  # for what is left when the parent is dead
+QUIET_SECONDS = 0.2  # without a request: nobody waits
 _FIXED = 4  # the line, the order, descriptors 1 and 2 come before those for the worker
 
 
 def main(order: dict[str, Any]) -> NoReturn:
     """Serve until the parent is gone."""
     sys.argv[:] = ["multitask-fork-server"]
-    entry.isolate(os.dup(order["lifeline"]))
+    # Not to be killed but woken when the parent dies, even if somebody stopped us: there is something left to do.
+    entry.isolate(os.dup(order["lifeline"]), number=signal.SIGCONT)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)  # whoever waits for the end of our parent's output must not wait for us
     os.close(nowhere)
     for fd in (order["lifeline"], order["requests"]):
         os.set_inheritable(fd, False)
-    for module in _PRELOADED:
-        try:
-            importlib.import_module(module)
-        except ImportError:  # the worker that needs it will say so
-            pass
-    gc.collect()
+    for module in _FIRST:
+        _load(module)
     gc.freeze()
+    gc.enable()
     Serving(socket.socket(fileno=order["requests"]), order["lifeline"]).run()
+
+
+def _load(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ImportError:  # the worker that needs it will say so
+        pass
+
+
+def _end_with_parent() -> NoReturn:
+    """Kill everything below this process, and end.
+
+    The kernel has killed the workers' groups, or is about to. What had left them by setsid hangs on its worker, and on
+    this process when the worker is dead, for both adopt orphans: so there is always a tree to walk.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(END_SECONDS)  # a process of another user, which may not be killed, is not waited for
+    try:
+        while True:
+            tree.kill_below(os.getpid())
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+    except ChildProcessError:  # no child is left
+        os._exit(0)
 
 
 class Serving:
@@ -65,17 +93,33 @@ class Serving:
         self._poll = select.poll()
         self._poll.register(requests, select.POLLIN)
         self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(lifeline, 0)
 
     def run(self) -> NoReturn:
+        later = list(_LATER)
         while self._requests.fileno() >= 0 or self._lines:
-            for fd, _ in self._poll.poll():
-                if fd == self._bell:
+            ready = self._poll.poll(QUIET_SECONDS * 1000 if later else None)
+            if not ready:
+                self._load_in_a_quiet_moment(later)
+            for fd, _ in ready:
+                if fd == self._lifeline:
+                    _end_with_parent()
+                elif fd == self._bell:
                     self._reap_strays()
                 elif fd == self._requests.fileno():
                     self._take_request()
                 elif fd in self._lines:
                     self._listen(fd)
-        os._exit(0)
+        _end_with_parent()
+
+    def _load_in_a_quiet_moment(self, later: list[str]) -> None:
+        """Load what is left, one module after the other, until somebody wants something."""
+        while later and not self._poll.poll(0):
+            _load(later.pop(0))
+        if not later:
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
 
     def _take_request(self) -> None:
         try:

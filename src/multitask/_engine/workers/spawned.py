@@ -5,11 +5,12 @@ Few imports: each of them is paid at the start of every spawned worker.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from typing import Any
 
 from multitask._engine.workers import entry, forking
+from multitask._typing import Any
 
 
 def main(order: dict[str, Any]) -> None:
@@ -21,6 +22,7 @@ def main(order: dict[str, Any]) -> None:
         keep_sentinel(order["sentinel"])
     entry.isolate(order["lifeline"])
     entry.mark(order["marker"])
+    gc.enable()
     entry.run(order["spec"], order["fds"], None)
 
 

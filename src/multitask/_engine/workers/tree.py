@@ -15,10 +15,10 @@ import select
 import signal
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from multitask._engine import clock
 from multitask._engine.workers.entry import MARKER
+from multitask._typing import NamedTuple
 
 ROUNDS = 50  # looks at a tree that goes on growing
 STOP_SECONDS = 0.02  # for the root to be seen stopped
@@ -94,6 +94,11 @@ def kill(pid: int, birth: int | None, marker: str) -> list[int]:
     return _kill_all(others, leader=pid if ours else None, group=pid)
 
 
+def kill_below(root: int) -> None:
+    """Kill the descendants of *root*, which starts none meanwhile; waits only briefly for them to be dead."""
+    _kill_all(_stop_below(root, still=True))
+
+
 def _kill_without_stopping(pid: int) -> list[int]:
     """What can be done on a platform that cannot stop processes: what forks right now may be missed."""
     below = _with_descendants({pid}, _processes()) - {pid}
@@ -162,12 +167,12 @@ class Held:
             pass
 
 
-def _stop_below(root: int) -> Held:
-    """Stop all descendants of *root*, which has been told to stop, until a look finds nothing new."""
+def _stop_below(root: int, still: bool = False) -> Held:
+    """Stop all descendants of *root*, which has been told to stop, or is *still*, until a look finds nothing new."""
     held = Held()
     deadline = clock.monotonic() + STOP_SECONDS
     for _ in range(ROUNDS):
-        at_rest = _at_rest(root)
+        at_rest = still or _at_rest(root)
         parents = {root, *held.fds}
         new = [pid for parent in parents for pid in children(parent) if pid not in parents]
         grown = [pid for pid in new if held.stop(pid, parents)]
