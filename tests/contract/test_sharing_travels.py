@@ -10,7 +10,7 @@ import numpy
 import pytest
 import sharing_work as work
 
-from multitask import Array, Counter, RawArray, RawValue, Value, share
+from multitask import Array, Counter, RawArray, RawValue, Value, _native, share
 
 
 def test_a_counter_is_one_counter_wherever_it_goes(pool):
@@ -235,6 +235,6 @@ def test_a_forked_child_is_a_user_of_its_own():
             os._exit(code)
     os.close(read)
     del counter
-    others = [Counter(9) for _ in range(3000)]
+    others = [Counter(9) for _ in range(20_000 if _native.available else 100)]
     os.close(write)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5 and others
