@@ -9,7 +9,7 @@ import time
 import weakref
 
 import pytest
-from queue_kinds import Call
+from queue_kinds import REMOTE, Call
 
 import multitask
 from multitask import Queue, ShutDown
@@ -172,6 +172,9 @@ def test_the_counts_say_what_went_through(flavour):
 
 
 def test_the_repr_is_a_status_line(flavour):
+    if flavour.name in REMOTE:
+        assert re.fullmatch(r"<Queue at 127\.0\.0\.1:\d+, connected>", repr(flavour.queue()))
+        return
     q = flavour.queue(10)
     q.put_many("abc")
     assert repr(q) == "<Queue 3/10 items>"
@@ -506,6 +509,8 @@ def test_a_lambda_can_be_put(flavour):
 
 
 def test_a_queue_in_a_cycle_is_freed(flavour):
+    if flavour.name in REMOTE:
+        pytest.skip("held here by its server and its connection until they are closed")
     gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     gone = []
@@ -524,6 +529,8 @@ def test_a_queue_in_a_cycle_is_freed(flavour):
 
 
 def test_a_queue_dropped_leaves_no_descriptor(flavour):
+    if flavour.name in REMOTE:
+        pytest.skip("held here by its server and its connection until they are closed")
     before = sorted(os.listdir("/proc/self/fd"))
     for _ in range(200):
         q = flavour.queue()

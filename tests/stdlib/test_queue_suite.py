@@ -47,7 +47,7 @@ def _cases(module, base, kinds):
     for name in _names(module, base):
         for kind in kinds:
             reasons = [EXCLUDED.get(f"{base}.{name}")]
-            if kind in queue_kinds.SHARED:
+            if kind not in queue_kinds.LOCAL:
                 reasons.append(EXCLUDED.get(f"{base}.{name}-shared"))
             marks = [pytest.mark.skip(reason) for reason in reasons if reason]
             cases.append(pytest.param(name, kind, id=f"{name}-{kind}", marks=marks))

@@ -365,15 +365,26 @@ def _is_open(name: str) -> bool:
 
 
 def nothing_left() -> None:
-    """Nothing in the abstract namespace, nothing named, after the root was killed with things lent."""
+    """Nothing in the abstract namespace after the root was killed with things lent, nor in /dev/shm."""
+    before = set(os.listdir("/dev/shm"))
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if not pid:
         family.lend(memory(b"x"))
-        name = family.address().name[1:].decode()
-        assert f"@{name}" in open("/proc/net/unix").read()  # noqa: SIM115
-        os.kill(os.getpid(), signal.SIGKILL)
+        theirs.send(family.address().name[1:])
+        signal.pause()
+    name = ours.recv(100).decode()
+    assert f"@{name}" in names()
+    os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert "@multitask-" not in [line.split()[-1][:11] for line in open("/proc/net/unix")]  # noqa: SIM115
+    assert f"@{name}" not in names()
+    assert not [name for name in set(os.listdir("/dev/shm")) - before if "multitask" in name]
+
+
+def names() -> str:
+    """The sockets of this machine that have a name."""
+    with open("/proc/net/unix") as listing:
+        return listing.read()
 
 
 def lock_is_of_the_user() -> None:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, context
 from multiprocessing.managers import listener_client  # type: ignore[attr-defined]
-from multiprocessing.process import current_process
+from multiprocessing.process import AuthenticationString, current_process  # type: ignore[attr-defined]
 from typing import Any
 
 from multitask._engine import envelope, family
@@ -64,7 +64,7 @@ class ServerProcess:
         target, args = self._call
         # As a copy held by the broker, the writer would keep the other end from seeing that the server is dead.
         fds = [arg.fileno() for arg in args if isinstance(arg, connection.Connection)]
-        rest = tuple([None if isinstance(arg, connection.Connection) else arg for arg in args])
+        rest = tuple([_plain(arg) for arg in args])
         spec = {
             "target": f"{__name__}:main",
             "family": family.address(),
@@ -111,6 +111,12 @@ class ServerProcess:
         """Kill it and what it has started."""
         if self._worker is not None:
             self._worker.kill_tree()
+
+
+def _plain(arg: Any) -> Any:
+    if isinstance(arg, connection.Connection):
+        return None
+    return bytes(arg) if isinstance(arg, AuthenticationString) else arg  # the server makes one of it again
 
 
 def main(spec: dict[str, Any], fds: Sequence[int], inherited: Any) -> int:

@@ -6,6 +6,8 @@ Rule: a lock of the queue is held either with the GIL all along and without runn
 all along. So no thread waits for the GIL while others, maybe in other processes, wait for its lock.
 """
 
+cimport cython
+
 include "platform.pxi"
 include "codec.pxi"
 include "ringbase.pxi"

@@ -152,12 +152,15 @@ cdef uint64_t deadline_of(block, timeout) except? 54321:
     return mt_now_ns() + <uint64_t> (seconds * 1e9)
 
 
+@cython.no_gc
 cdef class Base:
     """The memory of a queue in this process, and what its calls have in common."""
     cdef mtq q
     cdef bint is_closed
     cdef object __weakref__
-    cdef public object tie  # goes after the memory was unmapped: see _engine/queueing/memory.py
+    # Goes after the memory was unmapped: see _engine/queueing/memory.py. Hence no_gc: of a cycle the collector
+    # finalizes everything that it sees before it clears anything.
+    cdef public object tie
 
     def __cinit__(self, *args, **kwargs):
         self.q.c = NULL

@@ -76,6 +76,9 @@ class Log:
         self._page = mmap.mmap(fd, PAGE)
         self.maxsize: int = WORD.unpack_from(self._page, MAXSIZE)[0]
 
+    def close(self) -> None:
+        self._page.close()
+
     # --- the page --------------------------------------------------------------------------------------------
 
     def look(self) -> State:

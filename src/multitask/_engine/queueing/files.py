@@ -44,9 +44,10 @@ BUSY = object()  # _step: the lock was taken all the time
 class _Parts:
     """The descriptors of a queue, closed with it; a class of its own because a queue may be part of a cycle."""
 
-    __slots__ = ("done", "items", "lent", "lock", "room")
+    __slots__ = ("done", "items", "lent", "lock", "log", "room")
 
     def __init__(self, fd: int, levels: Iterable[Level], semaphore: Any) -> None:
+        self.log = Log(fd)
         self.items, self.room, self.done = levels
         self.lent: tuple[bytes, int] | None = None  # key and number of descriptors, once they have travelled
         self.lock = filelock.best(fd) if semaphore is None else filelock.SemaphoreLock(fd, semaphore)
@@ -55,6 +56,7 @@ class _Parts:
         return self.items, self.room, self.done
 
     def __del__(self) -> None:
+        self.log.close()
         os.close(self.lock.fd)
         for level in self.levels():
             level.close()
@@ -79,8 +81,8 @@ class FileQueue(Queue):
         self._key = key
         self._closed = self._inside = False
         self._mutex = threading.RLock()
-        self._log = Log(fd)
         self._parts = _Parts(fd, levels, semaphore)
+        self._log = self._parts.log
 
     # --- under both locks ------------------------------------------------------------------------------------
 
