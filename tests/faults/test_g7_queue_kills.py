@@ -25,7 +25,7 @@ from ring_rounds import Diary, account, consume, killed, number_of, produce, sta
 from multitask._native.ring import RingQueue, _shut_down
 
 HITS = 50
-MESSAGES = 24
+MESSAGES = 16
 SLEEPER = 19
 HELD_PUT, HELD_GET = 4, 14  # steps at which a side's lock is held
 

@@ -25,8 +25,12 @@ static inline void *guarded_map(size_t size, int fd, off_t offset) {
 #undef mmap
 #undef munmap
 
-#define SLICE_NS 50000000ull /* how long a death may go unnoticed */
 #define PATIENCE_NS 20000000000ull /* only a hang lasts as long */
+
+/* How long a wake that a death has swallowed may go unnoticed; 0: there are no deaths, and each wake counts. */
+static uint64_t slice_ns = 0;
+
+static inline uint64_t slice_end(void) { return slice_ns ? mt_now_ns() + slice_ns : MTQ_NEVER; }
 
 typedef struct {
     uint32_t producer, number;
@@ -61,7 +65,7 @@ static inline int put_message(mtq *q, label l, uint64_t deadline) {
     write_message(space, l, length);
     mtq_part parts[2] = {{space, length / 3}, {space + length / 3, length - length / 3}};
     int result = MTQ_SLICE;
-    while (result == MTQ_SLICE) result = mtq_put_wait(q, MTQ_BYTES, parts, 2, length, deadline, mt_now_ns() + SLICE_NS);
+    while (result == MTQ_SLICE) result = mtq_put_wait(q, MTQ_BYTES, parts, 2, length, deadline, slice_end());
 #ifdef PLANT_OVERFLOW
     if (l.number == 50) ((volatile unsigned char *)q->put_view.at)[q->put_view.capacity] = 1;
 #endif
@@ -87,7 +91,7 @@ static inline int put_messages(mtq *q, label l, uint32_t count, uint64_t deadlin
     }
     int result = MTQ_SLICE;
     while (result == MTQ_SLICE)
-        result = mtq_run_in_wait(q, run, size, &taken, done, deadline, mt_now_ns() + SLICE_NS);
+        result = mtq_run_in_wait(q, run, size, &taken, done, deadline, slice_end());
     return result;
 }
 
@@ -97,7 +101,7 @@ typedef void (*taker)(void *to, label l);
 static inline int get_message(mtq *q, uint64_t deadline, taker take, void *to) {
     mtq_box box = {.data = box.small};
     int result = MTQ_SLICE;
-    while (result == MTQ_SLICE) result = mtq_get_wait(q, &box, deadline, mt_now_ns() + SLICE_NS);
+    while (result == MTQ_SLICE) result = mtq_get_wait(q, &box, deadline, slice_end());
     if (result != MTQ_DONE) return result;
     take(to, check_message(box.data, box.length));
     mtq_empty_box(&box);
@@ -107,10 +111,10 @@ static inline int get_message(mtq *q, uint64_t deadline, taker take, void *to) {
 /* Get up to `most` at once, waiting for none but the first. */
 static inline int get_messages(mtq *q, uint64_t most, uint64_t deadline, taker take, void *to) {
     static _Thread_local unsigned char run[8192];
-    uint64_t bytes = 0, n = 0, waiting, head;
+    uint64_t bytes = 0, n = 0, head;
     int result = mtq_lock(q, MTQ_GET, mt_now_ns() + PATIENCE_NS);
     CHECK(result == MTQ_DONE, "the get lock is not to be had");
-    result = mtq_run_out(q, most, run, sizeof run, &bytes, &n, &waiting, 1);
+    result = mtq_run_out(q, most, run, sizeof run, &bytes, &n, 1);
     if (result != MTQ_DONE) return get_message(q, deadline, take, to);
     for (uint64_t at = 0; at < bytes; at += MTQ_FRAME(head >> 8)) {
         memcpy(&head, run + at, 8);

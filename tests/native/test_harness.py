@@ -1,4 +1,4 @@
-"""Compiles the native tests of the lane protocol and runs them; ``make sanitize`` runs them under sanitizers."""
+"""Compiles the native tests of the lanes and of the queue and runs them; ``make sanitize`` runs them under sanitizers."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parents[1] / "src" / "multitask" / "_native"
-NAMES = ["test_lane", "test_doorbell", "test_death"]
+NAMES = ["test_lane", "test_doorbell", "test_death", "test_ring", "test_ring_death"]
 COMPILER = os.environ.get("CC") or shutil.which("cc")
 
 pytestmark = [
@@ -30,8 +30,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.timeout(400)
 def test_the_lane_keeps_its_promises_without_python(built: Path, name: str) -> None:
-    """Content, wraps, take-back, condemnation; leaders; workers killed at every step and at 1,000 instants."""
+    """Content, wraps, take-back, condemnation; leaders; processes killed at every step and at 1,000 instants."""
     done = subprocess.run([built / f"{name}.plain"], capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

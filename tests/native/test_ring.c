@@ -200,8 +200,44 @@ static void test_many_producers_and_consumers(uint32_t producers, uint32_t consu
     mtq_leave(&q);
 }
 
+/* ---- the baton ---- */
+
+static void *watch(void *argument) {
+    mtq *q = argument;
+    CHECK(mtq_wait(q, &q->c->items, mtq_has_items, MTQ_NEVER, MTQ_NEVER) == MTQ_DONE);
+    mtq_pass_on(q, &q->c->items, mtq_has_items);
+    return NULL;
+}
+
+static void *get_first(void *argument) {
+    line there = {0, 1};
+    CHECK(get_message(argument, MTQ_NEVER, first_of, &there) == MTQ_DONE);
+    return NULL;
+}
+
+static void until_they_sleep(mtq *q, uint32_t sleepers) {
+    while (mt_load32(&q->c->items.sleepers) < sleepers) usleep(100);
+    usleep(2000); /* most likely they are in the kernel now: then one wake is for the first of them only */
+}
+
+static void test_who_is_woken_and_takes_nothing_wakes_the_next(void) {
+    unsigned int rest = alarm(20);
+    for (int i = 0; i < scaled(20); i++) {
+        mtq q = make(0, 0);
+        pthread_t watcher = start_thread(watch, &q);
+        until_they_sleep(&q, 1);
+        pthread_t getter = start_thread(get_first, &q);
+        until_they_sleep(&q, 2);
+        CHECK(put_message(&q, (label){1, 0}, 0) == MTQ_DONE);
+        pthread_join(watcher, NULL);
+        pthread_join(getter, NULL);
+        mtq_leave(&q);
+    }
+    alarm(rest);
+}
+
 int main(void) {
-    alarm(300); /* only a hang gets there */
+    alarm(200); /* only a hang gets there */
     test_a_queue_is_a_line(0);
     test_a_queue_is_a_line(1);
     test_a_queue_is_a_line(37);
@@ -210,6 +246,7 @@ int main(void) {
     test_shutdown();
     test_a_sleeper_looks_again();
     test_sleepers_that_are_dead_are_forgotten();
+    test_who_is_woken_and_takes_nothing_wakes_the_next();
     for (int spin = 0; spin <= 20000; spin += 20000)
         for (uint64_t maxsize = 0; maxsize < 12; maxsize += 5)
             for (uint32_t hasten = 0; hasten < 2; hasten++) {

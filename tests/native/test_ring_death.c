@@ -243,7 +243,8 @@ static void test_random_instants(arena *a) {
 }
 
 int main(void) {
-    alarm(900); /* only a hang gets there */
+    alarm(300); /* only a hang gets there */
+    slice_ns = 50000000;
     setvbuf(stdout, NULL, _IONBF, 0);
     arena a = {.d = shared_memory(sizeof(diary))};
     test_every_step(&a);

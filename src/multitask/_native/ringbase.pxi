@@ -15,6 +15,8 @@ cdef extern from "ringwait.h" nogil:
         MTQ_BUSY
         MTQ_SLICE
         MTQ_LATE
+        MTQ_NO
+        MTQ_YES
         MTQ_PUT
         MTQ_GET
     const uint64_t MTQ_NEVER
@@ -85,7 +87,7 @@ cdef extern from "ringwait.h" nogil:
     int mtq_get_wait(mtq *q, mtq_box *box, uint64_t deadline, uint64_t slice)
     int mtq_put_wait(mtq *q, int kind, const mtq_part *parts, int n, uint64_t length, uint64_t deadline, uint64_t slice)
     int mtq_run_out(mtq *q, uint64_t most, unsigned char *to, uint64_t room, uint64_t *bytes, uint64_t *messages,
-                    uint64_t *waiting, int may_map)
+                    int may_map)
     int mtq_run_in_wait(mtq *q, const unsigned char *run, uint64_t size, uint64_t *taken, uint64_t *messages,
                         uint64_t deadline, uint64_t slice)
     uint64_t mtq_lock_by(uint64_t deadline, uint64_t slice)

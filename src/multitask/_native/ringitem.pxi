@@ -170,50 +170,51 @@ cdef class Item(Base):
     def put(self, obj, block=True, timeout=None):
         cdef Writer w
         cdef mtq_part part
+        cdef uint64_t deadline = MTQ_NEVER
         self.check_open()
+        if not block or timeout is not None:
+            deadline = deadline_of(block, timeout)
         if PyBytes_CheckExact(<PyObject *> obj):
             part.data = data_of_bytes(<PyObject *> obj)
             part.size = size_of_bytes(<PyObject *> obj)
-            self.put_parts(MTQ_BYTES, &part, 1, part.size, block, timeout)
+            self.put_parts(MTQ_BYTES, &part, 1, part.size, deadline)
             return
         writer_start(&w)
         try:
             if encode_plain(&w, <PyObject *> obj, 4):
                 part.data = w.data
                 part.size = w.used
-                self.put_parts(MTQ_PLAIN, &part, 1, part.size, block, timeout)
+                self.put_parts(MTQ_PLAIN, &part, 1, part.size, deadline)
                 return
         finally:
             writer_end(&w)
-        self.put_sealed(obj, block, timeout)
+        stream, buffers = _seal(obj)
+        self.put_stream(stream, buffers, deadline)
 
     def put_nowait(self, obj):
         self.put(obj, False)
 
-    cdef int put_sealed(self, obj, block, timeout) except -1:
+    cdef int put_stream(self, stream, buffers, uint64_t deadline) except -1:
         cdef mtq_part part
         cdef Parcel parcel
-        stream, buffers = _seal(obj)
         if buffers:
             parcel = Parcel.__new__(Parcel)
             parcel.fill(stream, buffers)
-            return self.put_parts(MTQ_PARCEL, parcel.parts, parcel.n, parcel.length, block, timeout)
+            return self.put_parts(MTQ_PARCEL, parcel.parts, parcel.n, parcel.length, deadline)
         part.data = PyBytes_AS_STRING(stream)
         part.size = PyBytes_GET_SIZE(stream)
-        return self.put_parts(MTQ_PICKLE, &part, 1, part.size, block, timeout)
+        return self.put_parts(MTQ_PICKLE, &part, 1, part.size, deadline)
 
-    cdef int put_parts(self, int kind, mtq_part *parts, int n, uint64_t length, block, timeout) except -1:
+    cdef int put_parts(self, int kind, mtq_part *parts, int n, uint64_t length, uint64_t deadline) except -1:
         cdef int result
-        cdef uint64_t deadline
         if length <= WITH_GIL_MAX and mtq_lock(&self.q, MTQ_PUT, 0) == MTQ_DONE:
-            result = mtq_put_one(&self.q, kind, parts, n, length, 0)
+            result = mtq_put_one(&self.q, kind, parts, n, length, MTQ_NO)
             mtq_unlock(&self.q, MTQ_PUT)
             if result == MTQ_DONE:
                 mtq_after_put(&self.q, 1)
                 return 0
             if result == MTQ_ENDED:
                 raise self.error(result)
-        deadline = deadline_of(block, timeout)
         result = MTQ_SLICE
         while result == MTQ_SLICE:
             with nogil:
@@ -226,20 +227,24 @@ cdef class Item(Base):
 
     def get(self, block=True, timeout=None):
         cdef mtq_front f
+        cdef mtq_box box
         cdef int result
-        cdef object out = None
+        cdef object offered = None
+        cdef uint64_t deadline = MTQ_NEVER
         self.check_open()
-        f.length = 0
-        f.is_long = 0
+        if not block or timeout is not None:
+            deadline = deadline_of(block, timeout)
         if mtq_lock(&self.q, MTQ_GET, 0) == MTQ_DONE:
-            result = mtq_look(&self.q, &f, 0)
+            f.is_long = 0
+            result = mtq_look(&self.q, &f, MTQ_NO)
             if result == MTQ_DONE:
                 return self.take_with_gil(&f)
             mtq_unlock(&self.q, MTQ_GET)
             if result == MTQ_LATER and f.is_long and f.kind == MTQ_BYTES:
                 # What comes may be this one: then it is copied once only.
-                out = PyBytes_FromStringAndSize(NULL, f.length)
-        return self.get_waiting(out, deadline_of(block, timeout))
+                offered = PyBytes_FromStringAndSize(NULL, f.length)
+        self.fill_box(&box, offered, deadline)
+        return offered if box.data == box.offer else self.decode(&box)
 
     def get_nowait(self):
         return self.get(False)
@@ -249,13 +254,14 @@ cdef class Item(Base):
         cdef mtq_box box
         cdef object out = None
         cdef const unsigned char *at
-        cdef int large = f.length > WITH_GIL_MAX
+        cdef bint whole = f.kind == MTQ_BYTES or f.kind == MTQ_PICKLE and f.length <= WITH_GIL_MAX
         box.data = box.small
+        box.offer = NULL
         box.kind = f.kind
         box.length = f.length
         try:
             # Nothing here runs Python code: scalars, and memory that the collector of garbage does not know.
-            if f.kind == MTQ_BYTES:
+            if whole:
                 out = PyBytes_FromStringAndSize(NULL, f.length)
                 box.data = <unsigned char *> PyBytes_AS_STRING(out)
             elif f.kind == MTQ_PLAIN:
@@ -263,21 +269,21 @@ cdef class Item(Base):
                 if at != NULL and is_scalar(at[0]):
                     out = decode_plain(&at)
                     box.data = NULL
-            if out is None and box.data != NULL and f.length > sizeof(box.small):
+            if box.data == box.small and f.length > sizeof(box.small):
                 box.data = mt_aligned(f.length)
                 if box.data == NULL:
                     raise MemoryError()
         except BaseException:
             mtq_unlock(&self.q, MTQ_GET)
             raise
-        if large:
+        if f.length > WITH_GIL_MAX:
             with nogil:
                 self.finish_taking(f, box.data)
         else:
             self.finish_taking(f, box.data)
-        if box.data == NULL or f.kind == MTQ_BYTES:
-            return out
-        return self.decode(&box)
+        if whole and f.kind == MTQ_PICKLE:
+            return _open(out, ())
+        return out if whole or box.data == NULL else self.decode(&box)
 
     cdef void finish_taking(self, mtq_front *f, unsigned char *to) noexcept nogil:
         cdef int retire = mtq_leaves_garbage(f, 1)
@@ -289,8 +295,8 @@ cdef class Item(Base):
             mtq_retire(&self.q)
         mtq_after_get(&self.q, 1)
 
-    cdef object get_waiting(self, offered, uint64_t deadline):
-        cdef mtq_box box
+    cdef int fill_box(self, mtq_box *box, offered, uint64_t deadline) except -1:
+        """Wait for a message and take it. Everything that can go wrong with the queue goes wrong here."""
         cdef int result = MTQ_SLICE
         box.data = box.small
         box.offer = NULL
@@ -299,14 +305,12 @@ cdef class Item(Base):
             box.offered = PyBytes_GET_SIZE(offered)
         while result == MTQ_SLICE:
             with nogil:
-                result = mtq_get_wait(&self.q, &box, deadline, slice_end())
+                result = mtq_get_wait(&self.q, box, deadline, slice_end())
             if result == MTQ_SLICE:
                 PyErr_CheckSignals()
         if result != MTQ_DONE:
             raise self.error(MTQ_NOTHING if result == MTQ_LATE else result)
-        if box.data == box.offer:
-            return offered
-        return self.decode(&box)
+        return 0
 
     cdef object decode(self, mtq_box *box):
         """The object in the box, which is empty afterwards. Runs user code."""

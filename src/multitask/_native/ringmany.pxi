@@ -67,32 +67,35 @@ cdef class Many(Item):
         try:
             try:
                 for obj in iterable:
-                    if run.w.used >= RUN_BYTES or run.messages and not at_hand:
-                        self.put_run(run, deadline, &done)
                     self.add_to(run, obj, deadline, &done)
-                    if run.messages and not at_hand:
-                        # The iterator may block: what it has given does not wait for what comes.
+                    # An iterator may block: what it has given does not wait for what comes.
+                    if run.w.used >= RUN_BYTES or not at_hand:
                         self.put_run(run, deadline, &done)
             finally:
                 self.put_run(run, deadline, &done)
         except BaseException as error:
-            error.done = done
+            say(error, "done", done)
             raise
         return done
 
     cdef int add_to(self, Run run, obj, uint64_t deadline, uint64_t *done) except -1:
         cdef PyObject *o = <PyObject *> obj
+        cdef mtq_part part
         if PyBytes_CheckExact(o):
             if size_of_bytes(o) <= RUN_ITEM_MAX:
                 return run.add(MTQ_BYTES, data_of_bytes(o), size_of_bytes(o))
+            self.put_run(run, deadline, done)
+            part.data = data_of_bytes(o)
+            part.size = size_of_bytes(o)
+            self.put_parts(MTQ_BYTES, &part, 1, part.size, deadline)
         elif run.add_plain(o):
             return 0
         else:
             stream, buffers = _seal(obj)
             if not buffers and len(stream) <= RUN_ITEM_MAX:
                 return run.add(MTQ_PICKLE, PyBytes_AS_STRING(stream), PyBytes_GET_SIZE(stream))
-        self.put_run(run, deadline, done)
-        self.put(obj, deadline != 0, None if deadline == MTQ_NEVER else seconds_until(deadline))
+            self.put_run(run, deadline, done)
+            self.put_stream(stream, buffers, deadline)
         done[0] += 1
         return 0
 
@@ -104,7 +107,7 @@ cdef class Many(Item):
         if run.messages == 0:
             return 0
         while result == MTQ_DONE and taken < run.w.used and mtq_lock(&self.q, MTQ_PUT, 0) == MTQ_DONE:
-            result = mtq_put_run(&self.q, run.w.data + taken, run.w.used - taken, &bytes, &messages, 0)
+            result = mtq_put_run(&self.q, run.w.data + taken, run.w.used - taken, &bytes, &messages, MTQ_NO)
             mtq_unlock(&self.q, MTQ_PUT)
             taken += bytes
             done[0] += messages
@@ -128,7 +131,6 @@ cdef class Many(Item):
         cdef uint64_t deadline
         cdef uint64_t bytes = 0
         cdef uint64_t messages = 0
-        cdef uint64_t waiting = 0
         cdef unsigned char *to
         cdef int result
         cdef list out = []
@@ -140,9 +142,7 @@ cdef class Many(Item):
             raise MemoryError()
         try:
             while <uint64_t> len(out) + <uint64_t> len(wrong) < limit:
-                result = self.take_run(limit - len(out) - len(wrong), to, &bytes, &messages, &waiting)
-                if most is None and limit == MTQ_NEVER and messages:
-                    limit = waiting      # what comes meanwhile is for the next call
+                result = self.take_run(limit - len(out) - len(wrong), to, &bytes, &messages)
                 if result == MTQ_DONE:
                     self.decode_run(to, bytes, out, wrong)
                 elif result == MTQ_NOTHING and (out or wrong):
@@ -150,8 +150,9 @@ cdef class Many(Item):
                 else:
                     # The first one has to be waited for, or goes by itself; errors come from here too.
                     self.get_single(0 if out or wrong else deadline, out, wrong)
-                    if most is None and limit == MTQ_NEVER:
-                        limit = 1 + mtq_size(&self.q)
+                if limit == MTQ_NEVER:
+                    # What comes meanwhile is for the next call.
+                    limit = len(out) + len(wrong) + mtq_size(&self.q)
         except (_stdlib.Empty, shut_down_class()):
             if not out and not wrong:
                 raise
@@ -161,27 +162,24 @@ cdef class Many(Item):
             self.raise_first(out, wrong)
         return out
 
-    cdef int take_run(self, uint64_t most, unsigned char *to, uint64_t *bytes, uint64_t *messages,
-                      uint64_t *waiting) except -100:
+    cdef int take_run(self, uint64_t most, unsigned char *to, uint64_t *bytes, uint64_t *messages) except -100:
         cdef int result
         messages[0] = 0
         if mtq_lock(&self.q, MTQ_GET, 0) != MTQ_DONE:
             with nogil:
                 result = mtq_lock(&self.q, MTQ_GET, mtq_lock_by(0, slice_end()))
                 if result == MTQ_DONE:
-                    result = mtq_run_out(&self.q, most, to, BATCH_BYTES, bytes, messages, waiting, 1)
+                    result = mtq_run_out(&self.q, most, to, BATCH_BYTES, bytes, messages, MTQ_YES)
             return result
         # Only what can be mapped needs the GIL to go; then the message is got by itself.
-        return mtq_run_out(&self.q, most, to, BATCH_BYTES, bytes, messages, waiting, 0)
+        return mtq_run_out(&self.q, most, to, BATCH_BYTES, bytes, messages, MTQ_NO)
 
     cdef int get_single(self, uint64_t deadline, list out, list wrong) except -1:
+        cdef mtq_box box
+        self.fill_box(&box, None, deadline)
         try:
-            out.append(self.get_waiting(None, deadline))
-        except (_stdlib.Empty, shut_down_class(), MemoryError):
-            raise
+            out.append(self.decode(&box))
         except Exception as error:
-            if isinstance(error, OSError) and mtq_flags(&self.q) == MTQ_NEVER:
-                raise
             wrong.append(error)
         return 0
 
@@ -219,13 +217,16 @@ cdef class Many(Item):
         first = wrong[0]
         for error in wrong[1:]:
             first.add_note(f"another item that came with it could not be unpickled either: {error!r}")
-        first.items = out
+        say(first, "items", out)
         raise first
 
 
-cdef double seconds_until(uint64_t deadline) noexcept:
-    cdef uint64_t now = mt_now_ns()
-    return <double> (deadline - now) / 1e9 if deadline > now else 0.0
+cdef int say(error, str name, value) except -1:
+    try:
+        setattr(error, name, value)
+    except Exception:       # a class of errors that takes no attributes
+        pass
+    return 0
 
 
 cdef uint64_t check_most(most) except? 12321:

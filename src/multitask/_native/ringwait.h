@@ -92,7 +92,8 @@ static inline int mtq_spin(mtq *q, int (*ready)(mtq *), uint64_t until) {
 
 static inline int mtq_lock_until(pthread_mutex_t *lock, uint64_t until) {
     struct timespec t;
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30)
+/* gcc's thread sanitizer does not know pthread_mutex_clocklock() */
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 30) && !defined(__SANITIZE_THREAD__)
     t.tv_sec = (time_t)(until / 1000000000u);
     t.tv_nsec = (long)(until % 1000000000u);
     return pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &t);
@@ -356,15 +357,15 @@ static inline int mtq_put_wait(mtq *q, int kind, const mtq_part *parts, int n, u
     }
 }
 
-/* Get messages as they lie in the ring, waiting for the first: as mtq_get_wait(), or MTQ_LATER when the first needs a
- * mtq_get_wait() of its own, for it is larger than `room` or long. `bytes`, `messages`: what there is now in `to`. */
+/* Get messages as they lie in the ring, without waiting. The caller has the get lock, which this gives back.
+ * `bytes`, `messages`: what there is now in `to`. MTQ_DONE, NOTHING, a negative errno, or LATER: the first one needs a
+ * mtq_get_wait() of its own, for it is larger than `room`, or long, or the ring is to be mapped and may_map is 0. */
 static inline int mtq_run_out(mtq *q, uint64_t most, unsigned char *to, uint64_t room, uint64_t *bytes, uint64_t *messages,
-                              uint64_t *waiting, int may_map) {
+                              int may_map) {
     mtq_front f;
     int result = mtq_look(q, &f, may_map);
     *messages = 0;
     if (result == MTQ_DONE) {
-        *waiting = f.waiting;
         *messages = f.is_long ? 0 : mtq_take_run(q, &f, most, to, room, bytes);
         if (*messages == 0) result = MTQ_LATER;
     }
