@@ -155,9 +155,10 @@ def _core_for(config: Config, callbacks: Callbacks) -> Core:
             def key(options: Any) -> float:
                 return policy.key(options, monotonic())
 
-        spin = SPIN_NS if cpu_count() > 1 else 0
+        cpus = cpu_count()  # asked once: it reads half a dozen files
+        spin = SPIN_NS if cpus > 1 else 0
         core = _native.core.NativeCore(
-            _encoder(config), config.task_class, key, callbacks.put, spin, cpu_count(), config.processes + 1
+            _encoder(config), config.task_class, key, callbacks.put, spin, cpus, config.processes + 1
         )
         core.failures = Failures(callbacks)
         return core

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from multitask import _native
 from multitask._engine import child
 from multitask._engine.core import Core
-from multitask._engine.cpus import cpu_count
 from multitask._engine.workers.process import start_worker
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ class Staff:
 
     def _channel(self) -> tuple[Any, list[int], str]:
         if _native.available and isinstance(self._core, _native.core.NativeCore):
-            spin = WORKER_SPIN_NS if self._config.processes <= cpu_count() and cpu_count() > 1 else 0
+            spin = WORKER_SPIN_NS if self._core.cpus > 1 and self._config.processes <= self._core.cpus else 0
             lane = _native.core.Lane(spin)
             return lane, [*lane.child_fds(), *self._core.shared_fds()], child.RING
         from multitask._engine.channels import pipe

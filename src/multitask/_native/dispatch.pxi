@@ -42,7 +42,7 @@ cdef class Books:
     cdef uint64_t settled         # tasks settled so far
     cdef int stops                # workers that are to be told to stop as soon as there is room
     cdef uint64_t caller_spin_ns
-    cdef int cpus
+    cdef readonly int cpus
     cdef public int fixed_depth   # 0: learned from how long calls take
     cdef uint64_t new_functions
     cdef bint forget_due          # enough functions were new that some may be gone
