@@ -37,10 +37,15 @@ class Run:
 
 
 def environment(token: str) -> dict[str, str]:
-    """The environment of a measurement: our sources first, one thread for each numeric library."""
+    """The environment of a measurement: our sources first, one thread for each numeric library.
+
+    Compiled modules are kept, for a start that compiles our sources each time would be compared with peers that were
+    installed, and so compiled long ago.
+    """
     path = [str(SOURCE), str(HERE), os.environ.get("PYTHONPATH", "")]
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return {**os.environ, **single, processes.TOKEN: token, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, **single, processes.TOKEN: token, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def run(figure: str, contender: str, quick: bool, limit_seconds: float) -> Run:
