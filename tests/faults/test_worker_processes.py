@@ -345,6 +345,28 @@ def test_what_a_dead_worker_left_is_found(method: str, kind: str, started: Start
     assert worker.exitcode() == 5
 
 
+def test_what_is_left_in_the_middle_of_an_exec_is_found(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For some microseconds of an exec a process runs and has no environment: here it looks so three times."""
+    worker, brood = started.staying("spawn", "session", end=True)
+    wait_dead(worker)
+    looks: list[int] = []
+
+    def environment(pid: int) -> bytes:
+        if pid not in brood or len(looks) == 3:
+            return shown(pid)
+        looks.append(pid)
+        return b""
+
+    def processes() -> dict[int, tree.Stat]:
+        return {pid: it._replace(state=b"R") if pid in brood else it for pid, it in listed().items()}
+
+    shown, listed = tree._environment, tree._processes
+    monkeypatch.setattr(tree, "_environment", environment)
+    monkeypatch.setattr(tree, "_processes", processes)
+    assert worker.kill_tree() == []
+    assert len(looks) == 3 and gone(brood, 2.0) == []
+
+
 def test_what_is_left_is_found_when_somebody_else_reaped_the_worker(started: Started) -> None:
     worker, brood = started.staying("fork", "child", "session", end=True)
     wait_dead(worker)

@@ -23,9 +23,11 @@ from multitask._typing import NamedTuple
 ROUNDS = 50  # looks at a tree that goes on growing
 STOP_SECONDS = 0.02  # for the root to be seen stopped
 DEATH_SECONDS = 0.25  # for what was killed outside the group to be seen dead
-SCAN_SECONDS = 0.25  # for looking through /proc
+SCAN_SECONDS = 0.25  # of CPU, for looking through /proc
+EXEC_SECONDS = 0.25  # for a process in the middle of an exec to show its environment
 _DEAD = b"ZXx"
 _STILL = b"TtZXx"
+_BUSY = b"RD"
 _SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
@@ -193,12 +195,17 @@ def _at_rest(pid: int) -> bool:
 def _stop_leftovers(group: int | None, marker: str, birth: int) -> Held:
     """Stop the members of *group*, what carries *marker*, and what they started."""
     held = Held()
+    deadline = clock.monotonic() + EXEC_SECONDS
     for _ in range(ROUNDS):
         processes = _processes()
         wanted = {pid for pid, it in processes.items() if it.group == group and pid != group}
-        wanted = _with_descendants(wanted | _marked(marker, processes, birth), processes)
-        if not [pid for pid in wanted - held.fds.keys() if held.stop(pid, None)]:
+        marked, unsure = _marked(marker, processes, birth)
+        wanted = _with_descendants(wanted | marked, processes)
+        if [pid for pid in wanted - held.fds.keys() if held.stop(pid, None)]:
+            continue
+        if unsure <= held.fds.keys() or clock.monotonic() > deadline:
             break
+        time.sleep(EXEC_SECONDS / ROUNDS)  # nothing announces the end of somebody else's exec
     return held
 
 
@@ -218,26 +225,37 @@ def _processes() -> dict[int, Stat]:
     return found
 
 
-def _marked(marker: str, processes: dict[int, Stat], birth: int) -> set[int]:
-    """Those that carry the worker's marker in their environment and are not older than the worker."""
+def _marked(marker: str, processes: dict[int, Stat], birth: int) -> tuple[set[int], set[int]]:
+    """Those that carry the worker's marker and are not older than the worker; those that do not show yet whether.
+
+    In the middle of an exec, after the old memory went and before the new one is in place, a process runs without
+    an environment. Where it stays empty (``env -i``, a thread of the kernel) the process sleeps sooner or later.
+    """
     found: set[int] = set()
+    unsure: set[int] = set()
     needle = f"{MARKER}=".encode()
     own = marker.encode()
-    deadline = clock.monotonic() + SCAN_SECONDS
+    deadline = time.thread_time() + SCAN_SECONDS
     for pid, it in processes.items():
-        if clock.monotonic() > deadline:
+        if time.thread_time() > deadline:
             break
         if it.born < birth:
             continue
         try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                text = file.read()
+            text = _environment(pid)
         except OSError:  # another user's, or gone
             continue
+        if not text and it.state in _BUSY:
+            unsure.add(pid)
         for line in text.split(b"\0"):
             if line.startswith(needle) and own in line[len(needle) :].split(b"/"):
                 found.add(pid)
-    return found
+    return found, unsure
+
+
+def _environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read()
 
 
 def _kill_all(others: Held, leader: int | None = None, group: int | None = None) -> list[int]:
