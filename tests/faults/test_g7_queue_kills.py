@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -222,9 +223,9 @@ def test_a_thousand_random_kills() -> None:
     early = lost = 0
     for number in range(1000):
         queue = RingQueue(0 if number % 3 else 5)
-        diary, many = Diary(), number % 2 == 1
-        parties = [start(lambda: produce(queue, diary, MESSAGES, many))]
-        parties += [start(lambda: consume(queue, diary, number % 4 > 1)) for _ in range(2)]
+        diary = Diary()
+        parties = [start(partial(produce, queue, diary, MESSAGES, number % 2 == 1))]
+        parties += [start(partial(consume, queue, diary, number % 4 > 1)) for _ in range(2)]
         shot = threading.Timer(chance.random() * 0.006, os.kill, (parties[number % 3], signal.SIGKILL))
         shot.start()
         shot.join()  # before anybody is reaped: a pid may be given to another then

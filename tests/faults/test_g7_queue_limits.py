@@ -139,9 +139,9 @@ def test_sixty_four_producers_and_sixty_four_consumers() -> None:
 
     consumers = [start(consume) for _ in range(64)]
     producers = [start(lambda which=which: produce(which)) for which in range(64)]
-    assert not any([killed(pid) for pid in producers])
+    assert sum(map(killed, producers)) == 0
     queue.shutdown()
-    assert not any([killed(pid) for pid in consumers])
+    assert sum(map(killed, consumers)) == 0
     assert sum(results.get_many(64)) == 6400
     assert queue.put_count == queue.got_count == 6400
 

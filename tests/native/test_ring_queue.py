@@ -378,7 +378,8 @@ def test_the_readme_draws_the_control_page_as_it_is(tmp_path: object) -> None:
     real = subprocess.run([binary], capture_output=True, text=True, check=True).stdout.split()
     drawn = text[text.index("## Memory") : text.index("**A ring**")].split()
     assert [number for number in real if number not in drawn] == [], real
-    points = {int(n) for name in ("ring.h", "ringwait.h") for n in re.findall(r"MT_STEP\((\d+)\)", (native / name).read_text())}
+    code = "".join((native / name).read_text() for name in ("ring.h", "ringwait.h"))
+    points = {int(n) for n in re.findall(r"MT_STEP\((\d+)\)", code)}
     table = text[text.index("## Who dies where") : text.index("**Stopped by")]
     named = {int(n) for n in re.findall(r"\b(\d+) [a-z`]", table)}
     assert points | {6, 18} <= named, sorted(points - named)
