@@ -217,10 +217,10 @@ def test_garbage_that_is_collected_in_the_middle_may_use_the_queue() -> None:
             ran.append(queue.get(timeout=5))
 
     thresholds = gc.get_threshold()
-    gc.set_threshold(1)
+    gc.set_threshold(20)
     try:
-        for number in range(200):
-            queue.put([number, (number,)])
+        for number in range(100):
+            queue.put([tuple(range(25))] * 40)  # plain, and enough tuples of a kind that is not kept for later use
             made = Garbage()
             made.itself = made  # type: ignore[attr-defined]
             del made
@@ -228,7 +228,7 @@ def test_garbage_that_is_collected_in_the_middle_may_use_the_queue() -> None:
     finally:
         gc.set_threshold(*thresholds)
     gc.collect()
-    assert len(ran) == 400 and queue.empty()
+    assert len(ran) == 200 and queue.empty()
 
 
 def test_task_done_and_join() -> None:
