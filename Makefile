@@ -102,4 +102,4 @@ wheel: $(VENV)/.stamp-dev ## build dist/*.whl and *.tar.gz
 
 clean: ## remove what was built; .venv stays
 	rm -rf build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f src/multitask/_native/*.so src/multitask/_native/core.c $(VENV)/.stamp-native
+	rm -f src/multitask/_native/*.so src/multitask/_native/*.c $(VENV)/.stamp-native

@@ -343,22 +343,9 @@ def build(
     deaths: int = 1,
 ) -> Model:
     memory: dict[Hashable, object] = {("lock", PUT): None, ("lock", GET): None, ("orphaned", PUT): False}
-    memory |= {
-        ("orphaned", GET): False,
-        "put_word": (0, 0),
-        "get_word": (0, 0),
-        "freed": 0,
-        "came": (),
-        "gone": 0,
-        "committed": (),
-    }
-    memory |= {
-        ("tail", 0): (0, 0, 0, 1),
-        ("tail", 1): (0, 0, 0, 1),
-        ("head", 0): (0, 0, 0),
-        ("head", 1): (0, 0, 0),
-        "wrong": None,
-    }
+    memory |= {("orphaned", GET): False, "put_word": (0, 0), "get_word": (0, 0), "freed": 0, "came": (), "gone": 0}
+    memory |= {("tail", slot): (0, 0, 0, 1) for slot in (0, 1)} | {("head", slot): (0, 0, 0) for slot in (0, 1)}
+    memory |= {"committed": (), "wrong": None}
     memory |= {("there", ring): ring == 0 for ring in range(RINGS + 1)}
     memory |= {("cell", ring, i): None for ring in range(RINGS + 1) for i in range(CELLS)}
     makers = [producer(i, messages, mistake) for i in range(producers)]

@@ -163,7 +163,8 @@ def build(flags: int, mistake: str | None = None) -> Model:
     memory: dict[Hashable, object] = {"put": 1, "got": 0, "done": 0, "discarded": 0, "flags": 0, "ended": False}
     memory |= {"dropping": False, "wrong": None, ("lock", "put"): None, ("lock", "get"): None}
     memory |= {("left", "shutter"): 0, ("left", "joiner"): 0}
-    parties = [producer("producer0"), producer("producer1"), consumer(mistake), shutter(flags, mistake), joiner(mistake)]
+    parties = [producer("producer0"), producer("producer1"), consumer(mistake)]
+    parties += [shutter(flags, mistake), joiner(mistake)]
 
     def bad(m: State) -> str | None:
         if m.done + m.discarded > m.put:

@@ -1,4 +1,4 @@
-"""Compiles the native tests of the lanes and of the queue and runs them; ``make sanitize`` runs them under sanitizers."""
+"""Compiles the native tests of lanes and queue and runs them; ``make sanitize`` runs them under sanitizers."""
 
 import os
 import shutil

@@ -237,7 +237,7 @@ static void test_who_is_woken_and_takes_nothing_wakes_the_next(void) {
 }
 
 int main(void) {
-    alarm(200); /* only a hang gets there */
+    alarm(120); /* only a hang gets there */
     test_a_queue_is_a_line(0);
     test_a_queue_is_a_line(1);
     test_a_queue_is_a_line(37);

@@ -148,12 +148,13 @@ static void check_it_works(arena *a) {
 }
 
 static void account(arena *a, int killed_consumers, int immediate) {
-    uint32_t came = 0, put = 0, begun = 0;
+    uint32_t came = 0, put = 0, begun = 0, missing = 0;
     for (int p = 0; p < PRODUCERS; p++) {
         put += a->d->puts[p].ended;
         begun += a->d->puts[p].begun;
         for (uint32_t i = 0; i < MESSAGES; i++) {
             came += a->d->came[p][i];
+            missing += i < a->d->puts[p].ended && !a->d->came[p][i];
             CHECK(!a->d->came[p][i] || i < a->d->puts[p].begun, "%u of producer %d was never put", i, p);
         }
     }
@@ -163,6 +164,7 @@ static void account(arena *a, int killed_consumers, int immediate) {
     uint64_t lost = counted - came - discarded;
     CHECK(lost <= (uint64_t)killed_consumers * BATCH, "%llu lost by %d killed consumers", (unsigned long long)lost, killed_consumers);
     CHECK(immediate || discarded == 0);
+    CHECK(missing <= lost + discarded, "%u were put and did not come, %llu are known to be lost", missing, (unsigned long long)lost);
     CHECK(atomic_load(&a->q.c->done) >= atomic_load(&a->d->done));
     a->lost += (int)lost;
 }

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from multitask._native.ring import RingQueue, _kill_at, _shut_down
 
 # Plain, bytes, more than the first ring holds together, pickled, and one that does not go through a ring.
-PAYLOADS = ["", b"x" * 3000, 7, b"y" * 40_000, {"of": ["a", 1]}, None, b"z" * 2_200_000, "t" * 900, *[b"u" * 9000, 1.5] * 4]
+PAYLOADS = ["", b"x" * 3000, 7, b"y" * 40_000, {"of": ["a", 1]}, None, b"z" * 2_200_000, "t" * 900]
+PAYLOADS += [b"u" * 9000, 1.5] * 4
 ITEM = struct.Struct("<II")
 
 

@@ -77,11 +77,11 @@ static inline int mtq_spin(mtq *q, int (*ready)(mtq *), uint64_t until) {
     if (q->spin_ns == 0) return 0;
     uint64_t now = mt_now_ns(), end = now + q->spin_ns < until ? now + q->spin_ns : until;
     while (now < end) {
-        for (int i = 0; i < 64; i++) {
+        for (int i = 0; i < 16; i++) {
             if (ready(q)) return 1;
             mt_relax();
         }
-        /* The other side may be waiting for this very processor. */
+        /* The other side may be waiting for this very processor: each look before this costs it as much. */
         sched_yield();
         now = mt_now_ns();
     }
