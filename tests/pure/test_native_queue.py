@@ -219,7 +219,7 @@ def test_garbage_that_is_collected_in_the_middle_may_use_the_queue() -> None:
     thresholds = gc.get_threshold()
     gc.set_threshold(20)
     try:
-        for number in range(100):
+        for _ in range(100):
             queue.put([tuple(range(25))] * 40)  # plain, and enough tuples of a kind that is not kept for later use
             made = Garbage()
             made.itself = made  # type: ignore[attr-defined]
