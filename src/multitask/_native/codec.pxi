@@ -157,8 +157,9 @@ cdef object decode_plain(const unsigned char **at):
     cdef object out, item
     at[0] += 1
     if tag == T_INT8:
+        narrow = <int8_t> at[0][0]
         at[0] += 1
-        return PyLong_FromLongLong(<int8_t> at[0][-1])
+        return PyLong_FromLongLong(narrow)
     if tag == T_INT32:
         memcpy(&narrow, at[0], 4)
         at[0] += 4
