@@ -88,6 +88,7 @@ def test_a_child_that_just_ends_disturbs_nobody(name: str) -> None:
         name,
         """
         pool = make(2)
+        assert pool.apply_async(add_one, (1,), callback=lambda _: None).get(30) == 2  # a thread that no child has
         tasks = []
         children = []
         for way in ("return", "_exit", "SIGKILL", "gc", "with"):

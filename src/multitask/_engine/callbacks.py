@@ -116,6 +116,12 @@ class Callbacks:
         if self._thread is not None:
             self._line.put(None)  # wakes it, for a look at _closed
 
+    def disown(self) -> None:
+        """In a child of os.fork(): the thread stayed with the parent, and so did what it has to do."""
+        self._line = queue.SimpleQueue()
+        self._lock = threading.RLock()
+        self._thread = None
+
     def _run_here(self) -> None:
         """Serve the line without a thread: 3.12 starts none once the program has begun to end."""
         _here.inside = True

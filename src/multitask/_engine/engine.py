@@ -131,6 +131,7 @@ class Engine:
         disown = getattr(self.core, "disown", None)
         if disown is not None:
             disown()
+        self.callbacks.disown()
         self._ended.set()
 
     def _on_end(self) -> None:
