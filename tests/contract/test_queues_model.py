@@ -2,6 +2,7 @@
 
 from collections import deque
 
+import queue_kinds
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -124,6 +125,7 @@ def machine(make):
 
 
 def test_any_sequence_of_calls_has_the_outcomes_of_a_plain_deque(flavour):
+    examples = 15 if flavour.name in queue_kinds.REMOTE else 80  # a call over a socket takes its time
     run_state_machine_as_test(
-        machine(flavour.queue), settings=settings(max_examples=80, stateful_step_count=40, deadline=None)
+        machine(flavour.queue), settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
     )

@@ -90,6 +90,18 @@ def test_it_may_be_shut_down_again_and_more_so(flavour):
     assert q.is_shutdown and q.empty()
 
 
+def test_what_was_done_before_it_was_dropped_counts_once(flavour):
+    q = flavour.queue()
+    for number in range(4):
+        q.put(number)
+    q.task_done()
+    q.shutdown(immediate=True)
+    assert q.unfinished_tasks == 0
+    with pytest.raises(ValueError):
+        q.task_done()
+    q.join(10.0)  # only detects a hang
+
+
 def test_a_huge_backlog_is_dropped_at_once(flavour):
     q = flavour.queue()
     for _ in range(20):

@@ -65,11 +65,12 @@ static int mtq_has_room(mtq *q) {
     return mtq_flags(q) || q->c->maxsize == 0 || put - mtq_got_count(q) < q->c->maxsize || mtq_got_count(q) > put;
 }
 
-/* Everything done? What is done is read first: at that moment no less had been put than later is equal to it. */
+/* Everything done? What is done is read first: if it covers what was put until later, it did so at that moment.
+ * It may be more: items that were done before they came out, and are then dropped. */
 static int mtq_is_settled(mtq *q) {
     uint64_t done = atomic_load_explicit(&q->c->discarded, memory_order_acquire);
     done += atomic_load_explicit(&q->c->done, memory_order_acquire);
-    return done == mtq_put_count(q);
+    return done >= mtq_put_count(q);
 }
 
 /* Look for a short while before going to sleep; whether there is something. */
@@ -414,9 +415,10 @@ static inline int mtq_wait(mtq *q, mtq_bell *bell, int (*ready)(mtq *), uint64_t
 /* One more piece of work is done; -EINVAL when that would be more than were put. */
 static inline int mtq_task_done(mtq *q, uint64_t count) {
     mtq_control *c = q->c;
-    uint64_t done = atomic_load(&c->done);
+    uint64_t done = atomic_load(&c->done), gone;
     do {
-        if (count > mtq_put_count(q) - atomic_load(&c->discarded) - done) return -EINVAL;
+        gone = atomic_load(&c->discarded) + done; /* more than what was put where items were done before they came out */
+        if (gone + count > mtq_put_count(q)) return -EINVAL;
     } while (!atomic_compare_exchange_weak(&c->done, &done, done + count));
     MT_STEP(26);
     if (mtq_is_settled(q)) mtq_wake(&c->settled, INT_MAX);
