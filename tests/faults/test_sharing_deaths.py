@@ -102,17 +102,29 @@ def test_a_thousand_users_killed_at_random_moments_leave_nothing(record_property
 
 @native_only
 @pytest.mark.slow
-def test_dead_members_make_room_for_new_ones():
-    """More users of one arena than it has records, one after the other."""
-    counter = Counter(0)
-    for _ in range(2100):
-        pid = os.fork()
-        if not pid:
-            os._exit(0)
-        os.waitpid(pid, 0)
-    child = children.Child(lambda counter, say: counter.add(3))
-    child.give(counter)
-    assert child.end() == 0 and counter.get() == 3
+def test_dead_members_make_room_for_new_ones(tmp_path):
+    """More users of one arena than it has records, one after the other, all forked by a small process."""
+    script = run(tmp_path, MANY_MEMBERS)
+    assert (script.process.returncode, script.out, script.err) == (0, "3\n", "")
+
+
+MANY_MEMBERS = f"""
+import os
+import sys
+sys.path.append({os.path.dirname(children.__file__)!r})
+import sharing_children as children
+from multitask import Counter
+counter = Counter(0)
+for _ in range(2100):
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+child = children.Child(lambda counter, say: counter.add(3))
+child.give(counter)
+assert child.end() == 0
+print(counter.get())
+"""
 
 
 @pytest.mark.parametrize("method", METHODS)
