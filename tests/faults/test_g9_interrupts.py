@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -315,3 +317,48 @@ def test_what_left_its_workers_session_does_not_outlive_a_killed_parent_either(
         script.process.wait()
         gone = script.wait_until_alone(ORPHAN_SECONDS)
         print(f"{channel}: alone after {gone:.3f} s")
+
+
+FORKING_UNDER_SIGNALS = """
+import logging, os, signal, sys, threading  # logging has hooks for forks, written in Python
+from multitask._engine.workers import forking
+
+class Stop(Exception):
+    pass
+
+def stop(*_):
+    raise Stop
+
+swallowed = []
+sys.unraisablehook = swallowed.append  # what is raised in the middle of a fork goes there
+signal.signal(signal.SIGALRM, stop)
+rounds = 0
+while len(swallowed) < 20:
+    rounds += 1
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003 + 0.0001 * (rounds % 7))
+        for _ in range(20):
+            pid = os.fork()
+            if not pid:
+                os._exit(0)
+            os.waitpid(pid, 0)
+    except Stop:
+        pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(forking.gate.acquire(blocking=False)))
+    thread.start()
+    thread.join()
+    if not found[0]:
+        sys.exit("a fork that a signal disturbed left the gate shut")
+    forking.gate._at_fork_reinit()  # the thread that holds it has ended
+"""
+
+
+def test_a_signal_in_the_middle_of_a_fork_leaves_the_gate_open() -> None:
+    """Its handler raises while the user's own os.fork() calls the hooks: Python swallows that and goes on."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING_UNDER_SIGNALS], capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")

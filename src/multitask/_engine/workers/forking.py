@@ -11,6 +11,7 @@ child ever starts between the two. Nobody sleeps holding it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -76,20 +77,22 @@ def fork() -> int:
         # of filters back, hence the look each time.
         warnings.filterwarnings("ignore", _WARNING, DeprecationWarning, r"multitask\._engine\.workers\.forking\Z")
         _filter = warnings.filters[0]
-    return os.fork()
+    pid = os.fork()
+    if pid == 0:
+        _forget_holds()
+    return pid
 
 
-def _before() -> None:
-    gate.acquire()
-
-
-def _after_in_parent() -> None:
-    gate.release()
+def _forget_holds() -> None:
+    """In a child that never returns into the code that forked, and so would never let the gate go."""
+    with contextlib.suppress(RuntimeError):  # not held any more
+        while True:
+            gate.release()
 
 
 def _after_in_child() -> None:
-    global gate, generation
-    gate = threading.RLock()  # the old one counts a hold by a thread that is this one in name only
+    global generation
+    gate.release()  # whatever holds there are still are those of the code that forked
     generation += 1
     for fd in _owned:
         try:
@@ -105,4 +108,6 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+    # Methods written in C: no handler of a signal runs between them and the fork, whose exception would leave the
+    # gate shut for ever.
+    os.register_at_fork(before=gate.acquire, after_in_parent=gate.release, after_in_child=_after_in_child)
