@@ -62,7 +62,8 @@ cdef class Waiter(Submitter):
             if found >= BUSY_BATCH:
                 self.pause(30000)
                 continue
-            if self.busy() < self.cpus and self.spin():
+            # Not while nobody is at work: workers that are being started need the processors themselves.
+            if 0 < self.busy() < self.cpus and self.spin():
                 continue
             mt_store32(&self.page.word, MT_CALLER)
             mt_fence()
