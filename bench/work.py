@@ -56,3 +56,16 @@ def remade(array: Any) -> Any:
 def hold(gate: str) -> None:
     """Keep the worker busy until somebody opens the named pipe *gate* for writing."""
     os.close(os.open(gate, os.O_RDONLY))
+
+
+LATER = "MULTITASK_BENCH_LATER"  # environment: the named pipe that f_later waits for
+_passed = False
+
+
+def f_later(x: int) -> int:
+    """``f``, but the first one in each worker waits until the named pipe of the environment is open for writing."""
+    global _passed
+    if not _passed:
+        hold(os.environ[LATER])
+        _passed = True
+    return x + 1

@@ -161,7 +161,8 @@ def test_the_list_of_failures_does_not_grow_with_those_that_were_read(callbacks)
     kept = Failed()
     failures.append(kept)
     for _ in range(20_000):
-        failures.append(Failed(asked=True))
+        failures.append(read := Failed())
+        read._asked = True  # and nobody has said so
         if len(failures) >= 1000:
             assert callbacks.drain(60)
     assert len(failures) < 2000
@@ -177,6 +178,29 @@ def test_a_failure_that_was_asked_for_is_held_no_longer(callbacks):
     assert failures == [second]
     failures.heard(first)
     assert failures == [second]
+
+
+def test_a_failure_that_was_asked_for_before_it_came_in_is_held_no_longer(callbacks):
+    failures = unread.Failures(callbacks)
+    early, late = Failed(asked=True), Failed()
+    failures.heard(early)  # not here yet
+    failures.append(early)
+    failures.append(late)
+    assert callbacks.drain(60)
+    assert [task for task in failures if task] == [late]
+
+
+def test_of_many_failures_any_is_taken_out_and_the_rest_is_reported(callbacks, capsys):
+    failures = unread.Failures(callbacks)
+    tasks = [Failed(ValueError(number)) for number in range(1000)]
+    for task in tasks:
+        failures.append(task)
+    for task in tasks[999:200:-1] + tasks[:199]:
+        failures.heard(task)
+    core = Core()
+    core.failures = failures
+    assert unread.report(core) == 2
+    assert "ValueError: 199" in capsys.readouterr().err and not failures
 
 
 def test_args_become_a_tuple_or_an_error_that_shows_the_call():

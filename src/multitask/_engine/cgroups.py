@@ -50,8 +50,14 @@ def _mounts(root: str, controller: str) -> dict[str, list[tuple[str, str]]]:
 
 def lines(path: str) -> list[str]:
     """The lines of a file of the kernel's; none where it cannot be read."""
+    text = b""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().splitlines()
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # open() takes three times as long, and a pool asks for many
+        try:
+            while more := os.read(file, 65536):
+                text += more
+        finally:
+            os.close(file)
     except OSError:
         return []
+    return text.decode("utf-8", "replace").splitlines()

@@ -51,16 +51,18 @@ class PipeLanes:
     def load(self, task: Any, fn: Any, args: Any, kwargs: dict[str, Any] | None) -> None:
         """Encode the call, in the caller's thread; what cannot be encoded is settled with that error."""
         encoder = self._encoder
+        own: tuple[Any, ...] = ()
         try:
             ref = encoder.function(fn)
             if ref is None:
                 number = 0
                 parcel, needs = encoder.dump((fn, tuple(args), kwargs or {}))
+                own = needs
             else:
                 number = ref.id
-                parcel, needs = encoder.dump((tuple(args), kwargs or {}))
+                parcel, own = encoder.dump((tuple(args), kwargs or {}))
                 # The same object as before where possible: what a worker lacks is then quickly found out.
-                needs = (*ref.needs, *needs) if needs else ref.needs
+                needs = (*ref.needs, *own) if own else ref.needs
         except Exception as error:
             # Nobody else knows the task yet: these are plain stores. The rest follows when it leaves the inbox.
             task._value = error
@@ -68,7 +70,7 @@ class PipeLanes:
             return
         # The caller may change its arrays as soon as this returns.
         buffers = tuple(each if type(each) is bytes else bytes(each) for each in parcel.buffers)
-        task._load = (number, parcel._replace(buffers=buffers), needs)
+        task._load = (number, parcel._replace(buffers=buffers), needs, bool(own))
 
     def wake(self) -> None:
         """There is work: let the manager know, if it sleeps."""
@@ -112,8 +114,8 @@ class PipeLanes:
 
     def _send(self, wid: int, task: Any) -> None:
         lane = self._lanes[wid]
-        number, parcel, needs = task._load
-        for need in lane.known.missing(needs):
+        number, parcel, needs, own = task._load
+        for need in lane.known.missing(needs, own):
             lane.channel.send(kinds.DEFINE, *need)
             self._defined += 1
         lane.task = task
@@ -221,9 +223,11 @@ class PipeLanes:
             # Condemned for its task, it is given up together with it, started or not.
             given_up = channel.taken or core._ledger.workers[wid].condemned
             lost, back = core._ledger.remove_worker(wid, None if given_up else lane.task)
-            for task in back:
-                if task._settled:
-                    core._ledger.settled(task)
+            over = [task for task in (*lost, *back) if task._settled]
+            for task in over:
+                core._ledger.settled(task)
+        for task in over:
+            core._let_go(task)
         task = next((each for each in lost if not each._settled), None)
         board = channel.board
         removed = Removed(None, None, None, None, len(back))

@@ -164,8 +164,7 @@ class PortableCore:
             self._chores.append(task)
             self._sleeper.ring()
             raise
-        if answer == TAKEN_BACK:
-            task._load = None  # here, since dropping the caller's objects may run code of the user's
+        self._let_go(task)
         return answer
 
     def _settle_withdrawn(self, task: Any) -> None:
@@ -185,6 +184,13 @@ class PortableCore:
         with self._lock:
             if task._place == WITHDRAWN:
                 self.settle(task, CANCELLED, False, cancelled())
+        self._let_go(task)
+
+    def _let_go(self, task: Any) -> None:
+        """Drop what a worker needed for a settled task: not under the lock, for that may run code of the user's."""
+        # A worker that has started it may be about to look.
+        if task._settled and task._place != STARTED and not self._lock._is_owned():  # type: ignore[attr-defined]
+            task._load = None
 
     def wait(self, target: Any, timeout: float | None) -> bool:
         """Sleep until a Task is settled or a Basket has something; False when the time runs out first."""
@@ -278,6 +284,7 @@ class PortableCore:
                 self._ledger.settled(task)
             if task._settle(status, ok, value, isinstance(value, Basket) or self._lanes.is_reply(value)):
                 self._count(task)
+        self._let_go(task)
 
     def started(self, task: Any) -> float | None:
         """When the call started (before its worker said so: when it was sent); None when it does not run."""
@@ -370,13 +377,17 @@ class PortableCore:
             self._tell(("idle",))
 
     def _sweep(self) -> None:
+        swept: list[Any] = []
         with self._lock:
             while self._inbox or self._chores:
-                while self._chores:
-                    self.settle(self._chores.popleft(), CANCELLED, False, cancelled())
+                swept += self._chores
+                self._chores.clear()
                 self._drain()
             while (task := self._ledger.line.pop()) is not None:
-                self.settle(task, CANCELLED, False, cancelled())
+                swept.append(task)
             for holding in self._ledger.workers.values():
-                for task in list(holding.tasks):
-                    self.settle(task, CANCELLED, False, cancelled())
+                swept += holding.tasks
+            for task in swept:
+                self.settle(task, CANCELLED, False, cancelled())
+        for task in swept:
+            self._let_go(task)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -85,18 +86,22 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._over:
-                # A worker's words before its death: what it said explains it.
-                for event in sorted(self._core.attend(self._next_timer()), key=_is_exit):
-                    self._handle(event)
-                self._fire()
-                if self._core.closed and not self._ending and not self._core.unfinished:
-                    self._let_go()
+                self._turn()
         except BaseException as error:
             self._give_up(error)
             raise
         finally:
             self._core.dispose()
             self._on_end()
+
+    def _turn(self) -> None:
+        # A frame for each turn: the event of the last one may hold a task, and this one may sleep for hours.
+        # A worker's words before its death: what it said explains it.
+        for event in sorted(self._core.attend(self._next_timer()), key=_is_exit):
+            self._handle(event)
+        self._fire()
+        if self._core.closed and not self._ending and not self._core.unfinished:
+            self._let_go()
 
     def _handle(self, event: Event) -> None:
         self._handlers[event[0]](*event[1:])
@@ -217,7 +222,18 @@ class Supervisor:
         # One timer per task, however often it is moved from worker to worker before it starts.
         if "_timer" not in task.__dict__:
             task.__dict__["_timer"] = True
-            self._at(monotonic() + task._options.timeout, lambda: self._check_time(task))
+            self._check_at(monotonic() + task._options.timeout, task)
+
+    def _check_at(self, when: float, task: Any) -> None:
+        # The books hold it until it is settled; after that nobody has to, least of all for the rest of an hour.
+        known = weakref.ref(task)
+
+        def check() -> None:
+            waits = known()
+            if waits is not None:
+                self._check_time(waits)
+
+        self._at(when, check)
 
     def _check_time(self, task: Any) -> None:
         if task._settled:
@@ -226,15 +242,15 @@ class Supervisor:
         timeout = task._options.timeout
         if started is None:  # not begun: it cannot be late sooner than this
             self._pass_by_stopped()
-            self._at(monotonic() + timeout, lambda: self._check_time(task))
+            self._check_at(monotonic() + timeout, task)
             return
         if monotonic() < started + timeout:
-            self._at(started + timeout, lambda: self._check_time(task))
+            self._check_at(started + timeout, task)
             return
         wid = self._core.condemn(task)
         hand = self._staff.hands.get(wid) if wid is not None else None
         if hand is None:
-            self._at(monotonic() + 0.02, lambda: self._check_time(task))  # it ends at this very moment
+            self._check_at(monotonic() + 0.02, task)  # it ends at this very moment
             return
         hand.cause = losses.too_long(task, timeout)
         task.__dict__.pop("_timer", None)  # the next try has a clock of its own

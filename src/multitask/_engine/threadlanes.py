@@ -134,6 +134,11 @@ class ThreadLanes:
             channel = self._channels.pop(wid)
             self._forget(channel)
             lost, back = core._ledger.remove_worker(wid)
+            over = [task for task in lost if task._settled]
+            for task in over:
+                core._ledger.settled(task)
+        for task in over:
+            core._let_go(task)
         channel.wake()
         task = next((each for each in lost if not each._settled), None)
         if task is None:

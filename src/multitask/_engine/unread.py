@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import threading
 import traceback
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from multitask._engine.sites import site_text
@@ -15,26 +15,34 @@ if TYPE_CHECKING:
     from multitask._engine.core import Core
 
 LIMIT = 20  # blocks shown in full
-FEW = 64  # so many failed tasks are looked through whenever one is asked for
 
 
 class Failures(list[Any]):
-    """Failed tasks that may still be asked for; a core's ``failures``.
+    """Failed tasks that may still be asked for; a core's ``failures``. A None stands where one was taken out.
 
     Who asks takes his task out, for its error may hold what is large (the frames it was raised in, their
-    arguments). Of many tasks those that have been asked for are cleared out as the list doubles, on the callback
-    thread: dropping the last reference to a task may run code of the user's.
+    arguments). Those that were asked for in another way (as chunks of a map, by concurrent.futures) are cleared out as
+    the list doubles, on the callback thread: dropping the last reference to a task may run code of the user's.
+
+    Rule: a core only appends. Places change under ``_taking_out``, and only of what stands before ``_known``.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
         self._callbacks = callbacks
         self._taking_out = threading.Lock()
+        self._heard: deque[Any] = deque()  # asked for, to be taken out
+        self._places: dict[int, int] = {}  # id of a task -> its place, for the first _known of them
+        self._known = 0
+        self._holes = 0
         self.limit = 1000  # this long: time to clear out
 
     def append(self, task: Any) -> None:
         """Called under the core's lock: runs nothing of the user's."""
         super().append(task)
+        if task._asked:  # somebody was faster: the task was seen to be settled before it came in here
+            self._heard.append(task)
+            self._callbacks.later(self._take_out_heard)
         if len(self) >= self.limit:
             self.trim()
 
@@ -44,24 +52,56 @@ class Failures(list[Any]):
         self._callbacks.later(self._clear_out)
 
     def heard(self, task: Any) -> None:
-        """Somebody has asked for *task*: it is held no longer, unless there are many."""
-        # Not waited for: this may be a signal handler on the thread that has the lock.
-        if len(self) > FEW or not self._taking_out.acquire(blocking=False):
-            return
-        try:
-            for place, other in enumerate(self):
-                if other is task:
-                    del self[place]
-                    return
-        finally:
-            self._taking_out.release()
+        """Somebody has asked for *task*: it is held no longer."""
+        self._heard.append(task)
+        self._take_out_heard()
+
+    def taken(self) -> list[Any]:
+        """All of them, which are held no longer."""
+        with self._taking_out:
+            count = len(self)
+            taken = self._replace(count, [])
+        self._take_out_heard()
+        return taken
 
     def _clear_out(self) -> None:
         with self._taking_out:
             # Only what stands in the list now is looked at; what others append meanwhile stays behind it.
             count = len(self)
-            self[:count] = [task for task in self[:count] if not task._asked]
+            over = self._replace(count, [task for task in self[:count] if task is not None and not task._asked])
+        del over
         self.limit = max(1000, 2 * len(self))
+        self._take_out_heard()
+
+    def _take_out_heard(self) -> None:
+        # Not waited for: this may be a signal handler on the thread that has the lock, which then looks once more.
+        while self._heard and self._taking_out.acquire(blocking=False):
+            try:
+                while self._heard:
+                    self._take_out(self._heard.popleft())
+            finally:
+                self._taking_out.release()
+
+    def _take_out(self, task: Any) -> None:
+        while self._known < len(self):
+            self._places[id(self[self._known])] = self._known
+            self._known += 1
+        place = self._places.pop(id(task), None)
+        if place is None:
+            return  # a second time
+        self[place] = None
+        self._holes += 1
+        if 2 * self._holes >= self._known:
+            count = self._known
+            self._replace(count, [task for task in self[:count] if task is not None])
+
+    def _replace(self, count: int, tasks: list[Any]) -> list[Any]:
+        """Put *tasks* in the place of the first *count*, which are returned."""
+        old = [task for task in self[:count] if task is not None]
+        self[:count] = tasks
+        self._places.clear()
+        self._known = self._holes = 0
+        return old
 
 
 def heard(core: Core, task: Any) -> None:
@@ -90,9 +130,10 @@ def report(core: Core, title: str = "multitask") -> int:
 
 
 def _taken(failures: list[Any]) -> list[Any]:
-    with failures._taking_out if isinstance(failures, Failures) else contextlib.nullcontext():
-        taken = failures[:]
-        del failures[: len(taken)]
+    if isinstance(failures, Failures):
+        return failures.taken()
+    taken = failures[:]
+    del failures[: len(taken)]
     return taken
 
 

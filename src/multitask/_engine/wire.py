@@ -39,11 +39,14 @@ class Known:
         self._bound: dict[str, int] = {}
         self._last: object = None
 
-    def missing(self, needs: tuple[Need, ...]) -> list[Need]:
-        """The needs to send before a task that has them; they count as sent from here on."""
+    def missing(self, needs: tuple[Need, ...], own: bool = False) -> list[Need]:
+        """The needs to send before a task that has them; they count as sent from here on.
+
+        *own*: no other task has these very ones. They are not kept.
+        """
         if needs is self._last:
             return []
-        self._last = needs
+        self._last = None if own else needs
         out = []
         for need in needs:
             number, name, content = need

@@ -62,7 +62,8 @@ cdef class Waiter(Submitter):
             if found >= BUSY_BATCH:
                 self.pause(30000)
                 continue
-            if self.busy() < self.cpus and self.spin():
+            # Not while nobody is at work: workers that are being started need the processors themselves.
+            if 0 < self.busy() < self.cpus and self.spin():
                 continue
             mt_store32(&self.page.word, MT_CALLER)
             mt_fence()
@@ -147,8 +148,8 @@ cdef class Waiter(Submitter):
         if task.wid == NOWHERE and self.waits_to_retry(task):
             self.settle_now(task, S_CANCELLED, V_ERROR, gone)
         elif task.wid == IN_LINE:
-            self.waiting -= 1
             self.settle_now(task, S_CANCELLED, V_ERROR, gone)
+            self.leave_line()
         elif task.wid >= 0:
             lane = <Lane> self.by_wid[task.wid]
             if not mt_revoke(&lane.m.requests, task.seq):
@@ -164,6 +165,8 @@ cdef class Waiter(Submitter):
         if self.for_manager():
             self.ring_manager()
         self.tell_leader()
+        if PyList_GET_SIZE(self.worn):
+            self.shed()
         return 1
 
     cdef bint waits_to_retry(self, TaskBase task):

@@ -157,10 +157,21 @@ cdef class Collector(Books):
         else:
             self.settle_member(basket, task, status == S_CANCELLED or kind == V_ERROR or kind == V_FAILURE)
         task.payload = None
-        if task.entry is not None and (<FunctionEntry> task.entry).lent:
-            PyList_Append(self.spent, task.entry)
+        if task.entry is not None:
+            # The last reference to it is dropped elsewhere, for that runs Python code.
+            if (<FunctionEntry> task.entry).lent:
+                PyList_Append(self.spent, task.entry)
+            elif references(<PyObject *> task.entry) == 1:
+                PyList_Append(self.worn, task.entry)
             task.entry = None
         return 1
+
+    cdef int leave_line(self) except -1:
+        """A task was settled while it stood in the line."""
+        self.waiting -= 1
+        self.line.stale += 1
+        self.line.tidy()
+        return 0
 
     cdef int settle_member(self, Basket basket, TaskBase task, bint failed) except -1:
         basket.settled += 1
@@ -186,7 +197,15 @@ cdef class Collector(Books):
         if self.for_manager():
             self.ring_manager()
         self.tell_leader()
+        if PyList_GET_SIZE(self.worn):
+            self.shed()
         return found
+
+    cdef int shed(self) except -1:
+        """Let go of what settled tasks needed; outside of the critical parts."""
+        worn, self.worn = self.worn, []
+        worn = None
+        return 0
 
     cdef void tell_leader(self) noexcept:
         """What a waiting caller sleeps for may just have been settled by this thread: have it look."""

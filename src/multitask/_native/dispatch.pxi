@@ -51,7 +51,8 @@ cdef class Books:
     cdef int page_fd, bell_fd, epoll_fd
     # what the manager has to look at
     cdef list sent, failed, slow, hooked, ready, farewells, posts
-    cdef list spent               # what settled tasks had borrowed: letting go of it runs Python code
+    cdef list spent               # what settled tasks had borrowed: letting go of it runs Python code, of the manager's
+    cdef list worn                # what else settled tasks needed: the same, but in whatever thread comes by
     cdef bint told_idle
     cdef public object broken     # the PoolBroken that ended this pool, if one did
     cdef object put_callbacks
@@ -83,7 +84,7 @@ cdef class Books:
         self.lanes, self.by_wid, self.entries, self.definitions = [], {}, {}, {}
         self.sent, self.failed, self.slow, self.hooked = [], [], [], []
         self.ready, self.farewells, self.posts = [], [], []
-        self.spent = []
+        self.spent, self.worn = [], []
         self.page_fd = mt_memfd("multitask-page", sizeof(mt_page))
         if self.page_fd < 0:
             raise OSError(-self.page_fd, "cannot make a pool's doorbell")
@@ -238,11 +239,14 @@ cdef class Books:
                 if lane is None:
                     return 0
                 task = self.line.pop()
-                if task.status != S_PENDING or task.decided or task.wid != IN_LINE:
-                    task = None      # withdrawn while it waited; the count was put right then
+                if task.wid != IN_LINE:
+                    self.line.stale -= 1
+                    task = None      # settled while it waited; the count was put right then
                     continue
                 if self.send_task(lane, task):
                     self.waiting -= 1
+                    if self.line.stale:
+                        self.line.tidy()
                 else:
                     lane.full = True
                     self.line.push_front(task)
@@ -278,11 +282,11 @@ cdef class Books:
             if not mt_revoke(ring, seq):
                 break
             task = <TaskBase> held
-            self.recover(lane, task)
             lane.inflight[seq & (MT_SLOTS - 1)] = NULL
             lane.count -= 1
             raw_decref(held)
             if task.status == S_PENDING and not task.decided:
+                self.recover(lane, task)
                 task.wid = IN_LINE
                 self.line.push_front(task)
                 self.waiting += 1

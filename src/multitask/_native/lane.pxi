@@ -123,6 +123,16 @@ cdef class Lane:
         n = mt_load64(&self.m.resident_bytes) if self.m != NULL else 0
         return n or None
 
+    cdef void empty(self):
+        """Let go of what is under way: nobody is going to answer it."""
+        cdef int i
+        cdef PyObject *held
+        for i in range(MT_SLOTS):
+            held = self.inflight[i]
+            self.inflight[i] = NULL
+            raw_xdecref(held)
+        self.count = 0
+
     cdef void shut(self):
         self.started()
         if self.sock >= 0:

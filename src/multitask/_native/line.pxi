@@ -5,10 +5,20 @@ cdef struct Place:
     uint64_t order
     PyObject *task
 
+cdef inline bint is_stale(PyObject *task) noexcept:
+    return (<TaskBase> task).wid != IN_LINE
+
+
 cdef class Line:
-    """Tasks that wait for a worker. Holds a reference to each; runs no Python code."""
+    """Tasks that wait for a worker. Holds a reference to each; runs no Python code, but where ``tidy`` drops some.
+
+    A task that is settled while it waits keeps its place, as a stale one, until it is met or until half of the line is
+    stale; with the last one that waits all have gone. The collector of garbage does not look in here: a task that was
+    left would hold its core, and that the line, for ever.
+    """
     cdef Place *places
     cdef size_t room, first, used
+    cdef size_t stale          # places whose task is settled
     cdef bint keyed
 
     def __cinit__(self):
@@ -73,6 +83,32 @@ cdef class Line:
             self.first = (self.first + 1) & (self.room - 1)
         raw_decref(taken)
         return task
+
+    cdef void tidy(self) noexcept:
+        """Drop the stale ones if they are half of the line or more: that costs as much as it drops."""
+        cdef Place *old = self.places
+        cdef Place *kept
+        cdef size_t first = self.first, used = self.used, mask = self.room - 1, room = 64, i
+        if not self.stale or 2 * self.stale < used:
+            return
+        while room < used - self.stale:
+            room *= 2
+        kept = <Place *> PyMem_RawMalloc(room * sizeof(Place))
+        if kept == NULL:
+            return       # some other time
+        self.places, self.room, self.first, self.used, self.stale = kept, room, 0, 0, 0
+        for i in range(used):
+            if is_stale(old[(first + i) & mask].task):
+                continue
+            kept[self.used] = old[(first + i) & mask]
+            self.used += 1
+            if self.keyed:
+                self.rise(self.used - 1)
+            old[(first + i) & mask].task = NULL
+        # Last, with the line as it should be: this may run code of the user's, which may come back to the line.
+        for i in range(used):
+            raw_xdecref(old[(first + i) & mask].task)
+        PyMem_RawFree(old)
 
     cdef inline bint before(self, size_t a, size_t b) noexcept:
         if self.places[a].key != self.places[b].key:

@@ -63,6 +63,8 @@ cdef class NativeCore(Waiter):
             # A socket that a task had must not stay open here for as long as somebody keeps the task.
             spent, self.spent = self.spent, []
             spent = None
+        if PyList_GET_SIZE(self.worn):
+            self.shed()
         if PyList_GET_SIZE(self.slow):
             slow, self.slow = self.slow, []
             for each in slow:
@@ -174,10 +176,10 @@ cdef class NativeCore(Waiter):
             task = <TaskBase> held
             raw_decref(held)
             slot = mt_slot_of(&lane.m.requests, task.seq)
-            self.recover(lane, task)
             task.wid = NOWHERE
             if task.status != S_PENDING or task.decided:
                 continue
+            self.recover(lane, task)
             if not mt_load64(&slot.start_ns):
                 # Taken, but the worker died before the call itself began.
                 task.wid = IN_LINE
@@ -225,13 +227,16 @@ cdef class NativeCore(Waiter):
 
     def settle(self, TaskBase task, int status, ok, value):
         """Settle *task* with an outcome made here: a result, an exception, or what a "failed" event carried."""
-        if task.wid == IN_LINE:
-            self.waiting -= 1
+        cdef bint waited = task.wid == IN_LINE
         if type(value) is tuple and not ok and len(value) == 2:
             self.settle_now(task, status, value[0], value[1])
         else:
             self.settle_now(task, status, V_OBJECT if ok else V_ERROR, value)
+        if waited:
+            self.leave_line()
         self.tell_leader()
+        if PyList_GET_SIZE(self.worn):
+            self.shed()
 
     def started(self, TaskBase task):
         """time.monotonic() at which a worker started the call, or None."""
@@ -281,6 +286,9 @@ cdef class NativeCore(Waiter):
         self.closed = True
         for task in self.pending():
             self.settle(task, S_CANCELLED, False, CancelledError("the pool has ended"))
+        for lane in self.lanes:
+            # Left here by a manager that gave up. A lane's tasks hold the core, and the core the lane.
+            (<Lane> lane).empty()
         self.report(NULL, 0)
         self.tell_leader()
         self.shelf.close()

@@ -201,3 +201,4 @@ cdef extern from "Python.h":
     void raw_incref "Py_INCREF"(PyObject *o)
     void raw_decref "Py_DECREF"(PyObject *o)
     void raw_xdecref "Py_XDECREF"(PyObject *o)
+    Py_ssize_t references "Py_REFCNT"(PyObject *o)

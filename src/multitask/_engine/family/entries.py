@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 try:
     import fcntl
-    import resource
 except ImportError:  # no descriptors travel there
     pass
 
@@ -200,10 +199,10 @@ class Entries:
         forking.disown(entry.fd)
 
     def _make_room(self) -> None:
-        if self.lines + len(self._by_number) < _most():
+        if self.lines + len(self._by_number) < most():
             return
         self._look(len(self._round))
-        if self.lines + len(self._by_number) >= _most():
+        if self.lines + len(self._by_number) >= most():
             raise Full(len(self._by_number))
 
 
@@ -211,7 +210,10 @@ def _nothing() -> None:
     pass
 
 
-def _most() -> int:
+def most() -> int:
+    """How many descriptors may be kept here."""
+    import resource  # not above: that is half a millisecond, and every pool's start would wait for it
+
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return 1 << 30 if soft == resource.RLIM_INFINITY else int(soft * _SHARE)
 

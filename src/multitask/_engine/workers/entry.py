@@ -6,6 +6,7 @@ process goes on in it: no signal handler, no atexit handler, no half-filled outp
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import atexit
 import importlib
 import io
@@ -77,8 +78,9 @@ def adopt_orphans() -> bool:
 def calm_signals() -> None:
     """Ignore Ctrl-C and terminal output stops; give back their default action to signals that user code handled."""
     signal.set_wakeup_fd(-1)  # a forked child would wake the event loop of its parent
-    for number in signal.valid_signals():
-        if callable(signal.getsignal(number)):
+    # The functions beneath those of signal.py, which make an enum of each number: 0.4 ms in all.
+    for number in _signal.valid_signals():
+        if callable(_signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     if signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -88,7 +90,7 @@ def calm_signals() -> None:
     if hasattr(signal, "SIGTTOU"):
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        _signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def fresh_streams() -> None:
