@@ -91,6 +91,7 @@ typedef struct {
     _Atomic uint32_t vain;   /* looks in a row that were, up to a bound */
     _Atomic uint32_t beside; /* waits in a row that were ended from this CPU */
     _Atomic uint64_t apart_at, apart_ns;
+    _Atomic uint64_t patient_at; /* `freed` when a put last waited for memory that is in use */
     mtq_view put_view, get_view;
     uint64_t put_knows_got, put_knows_freed; /* as of the last look */
     uint64_t get_knows_put;

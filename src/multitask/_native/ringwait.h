@@ -12,6 +12,7 @@
 #define MTQ_SPINS 16              /* tries at a busy lock before sleeping on it: it is held for less than a microsecond */
 #define MTQ_PATIENCE_NS 2000u     /* before a large ring is made, and what follows for each byte */
 #define MTQ_FRESH_PS 700u         /* what a byte of fresh shared memory costs: 1 to 1.5 GiB/s where it was measured */
+#define MTQ_TURN_NS 8000000u      /* what whoever shares a CPU may have to wait for its turn: two ticks */
 #define MTQ_NEVER UINT64_MAX
 enum { MTQ_PUT = 0, MTQ_GET = 1 };
 
@@ -321,10 +322,13 @@ static inline int mtq_get_wait(mtq *q, mtq_box *box, uint64_t deadline, uint64_t
     }
 }
 
-/* Before a large ring is made: wait for a busy consumer to free `bytes`, as long as fresh memory would take. */
+/* Before a large ring is made: wait for a busy consumer to free `bytes`. As long as fresh memory would take; for one that
+ * has freed something since we were last patient, as long as it may have to wait for its CPU. */
 static inline void mtq_be_patient(mtq *q, uint64_t bytes) {
-    uint64_t until = mt_now_ns() + MTQ_PATIENCE_NS + bytes * MTQ_FRESH_PS / 1000;
-    uint64_t from = atomic_load_explicit(&q->c->freed, memory_order_relaxed);
+    uint64_t from = atomic_load_explicit(&q->c->freed, memory_order_relaxed), begin = mt_now_ns();
+    uint64_t until = begin + MTQ_PATIENCE_NS + bytes * MTQ_FRESH_PS / 1000;
+    if (atomic_exchange_explicit(&q->patient_at, from, memory_order_relaxed) != from && until < begin + MTQ_TURN_NS)
+        until = begin + MTQ_TURN_NS;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(&q->c->freed, memory_order_relaxed) - from >= bytes) return;
