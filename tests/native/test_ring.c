@@ -200,6 +200,63 @@ static void test_many_producers_and_consumers(uint32_t producers, uint32_t consu
     mtq_leave(&q);
 }
 
+/* ---- looking before sleeping ---- */
+
+static int never(mtq *q) { return q == NULL; }
+
+static void test_a_look_that_is_in_vain_makes_the_next_one_shorter(void) {
+    mtq q = make(0, 20000);
+    line there = {0, 0};
+    for (uint32_t vain = 0; vain < 2 * MTQ_SPIN_HALVES; vain++) {
+        CHECK(q.vain == (vain < MTQ_SPIN_HALVES ? vain : MTQ_SPIN_HALVES), "%u after %u waits", q.vain, vain);
+        CHECK(get_message(&q, mt_now_ns() + 500000, first_of, &there) == MTQ_LATE);
+    }
+    CHECK(put_message(&q, (label){1, there.behind++}, 0) == MTQ_DONE);
+    uint64_t now = mt_now_ns();
+    CHECK(mtq_spin(&q, &q.c->items, mtq_has_items, now, now + PATIENCE_NS) && q.vain == 0);
+    mtq_slept(&q, 40000);
+    CHECK(q.vain == 1);
+    mtq_slept(&q, 39999);
+    CHECK(q.vain == 0);
+    now = mt_now_ns();
+    CHECK(!mtq_spin(&q, &q.c->items, never, now, MTQ_NEVER) && mt_now_ns() - now >= 20000);
+    mtq_leave(&q);
+}
+
+static void test_whoever_is_beside_is_known(void) {
+    mtq q = make(0, 20000);
+    line there = {0, 1};
+    CHECK(!mtq_is_beside(&q, &q.c->items) && !mtq_is_beside(&q, &q.c->room), "nobody has been there yet");
+    while (!mtq_is_beside(&q, &q.c->items)) /* moved in between */
+        CHECK(put_message(&q, (label){1, there.behind - 1}, 0) == MTQ_DONE);
+    CHECK(get_message(&q, 0, first_of, &there) == MTQ_DONE);
+    CHECK(q.c->get_cpu > 0 && q.c->put_cpu > 0);
+    mtq_leave(&q);
+}
+
+static void *go_apart(void *argument) {
+    int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN), moved = 0;
+    cpu_set_t before, after;
+    (void)argument;
+    CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+    int may = cpus > 1 && CPU_COUNT(&before) >= cpus;
+    for (int i = 0; i < 100; i++) {
+        int cpu = sched_getcpu();
+        CHECK(mtq_leave_cpu(cpus) == may);
+        moved += sched_getcpu() != cpu;
+        CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    }
+    CHECK(!may || moved > 50, "it went %d times of 100", moved);
+    CPU_ZERO(&before);
+    CPU_SET(sched_getcpu(), &before);
+    CHECK(sched_setaffinity(0, sizeof before, &before) == 0);
+    CHECK(cpus == 1 || !mtq_leave_cpu(cpus), "it was kept to one CPU");
+    CHECK(sched_getaffinity(0, sizeof after, &after) == 0 && CPU_EQUAL(&before, &after));
+    return NULL;
+}
+
+static void test_who_goes_apart_may_run_everywhere_as_before(void) { pthread_join(start_thread(go_apart, NULL), NULL); }
+
 /* ---- the baton ---- */
 
 static void *watch(void *argument) {
@@ -247,6 +304,9 @@ int main(void) {
     test_a_sleeper_looks_again();
     test_sleepers_that_are_dead_are_forgotten();
     test_who_is_woken_and_takes_nothing_wakes_the_next();
+    test_a_look_that_is_in_vain_makes_the_next_one_shorter();
+    test_whoever_is_beside_is_known();
+    test_who_goes_apart_may_run_everywhere_as_before();
     for (int spin = 0; spin <= 20000; spin += 20000)
         for (uint64_t maxsize = 0; maxsize < 12; maxsize += 5)
             for (uint32_t hasten = 0; hasten < 2; hasten++) {

@@ -215,7 +215,7 @@ static int round_for(arena *a, int step, uint64_t seed) {
 }
 
 static void test_every_step(arena *a) {
-    int wanted = scaled(50);
+    int wanted = scaled(20);
     printf("  kill point: hits");
     for (int step = 1; step <= LAST_STEP; step++) {
         for (int round = 0; a->hits[step] < wanted; round++) {

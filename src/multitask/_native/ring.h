@@ -22,7 +22,7 @@
 #define MTQ_LONG (MTQ_KEEP / 2 - 64) /* a larger frame does not go through a ring */
 #define MTQ_STEP_MAX (1ull << 20)  /* reserve at most so much ahead */
 #endif
-#define MTQ_MAGIC (0x3130657565757174ull ^ ((uint64_t)sizeof(pthread_mutex_t) << 48))
+#define MTQ_MAGIC (0x3230657565757174ull ^ ((uint64_t)sizeof(pthread_mutex_t) << 48))
 
 /* What a frame holds. MTQ_IS_LONG is added when the content lies outside of the ring. */
 enum { MTQ_PLAIN = 1, MTQ_BYTES = 2, MTQ_PICKLE = 3, MTQ_PARCEL = 4, MTQ_NEXT = 5, MTQ_IS_LONG = 128 };
@@ -65,10 +65,12 @@ typedef struct {
     _Atomic uint64_t discarded;
     _Alignas(64) pthread_mutex_t put_lock;
     _Alignas(64) _Atomic uint64_t put_word;
+    _Atomic uint32_t put_cpu; /* where the last put ran, + 1; a hint */
     mtq_put_state put_states[2];
     _Alignas(64) pthread_mutex_t get_lock;
     _Alignas(64) _Atomic uint64_t get_word;
     _Atomic uint64_t freed;
+    _Atomic uint32_t get_cpu;
     mtq_get_state get_states[2];
 } mtq_control;
 
@@ -85,7 +87,11 @@ typedef struct {
 typedef struct {
     mtq_control *c;
     int fd;
-    uint64_t spin_ns;
+    uint64_t spin_ns;        /* how long to look before sleeping, at most; what follows is ringspin.h's */
+    _Atomic uint32_t vain;   /* looks in a row that were, up to a bound */
+    _Atomic uint32_t beside; /* waits in a row that were ended from this CPU */
+    _Atomic uint64_t apart_at, apart_ns;
+    _Atomic uint64_t patient_at; /* `freed` when a put last waited for memory that is in use */
     mtq_view put_view, get_view;
     uint64_t put_knows_got, put_knows_freed; /* as of the last look */
     uint64_t get_knows_put;
@@ -108,6 +114,9 @@ static inline mtq_put_state *mtq_tail(mtq *q) {
 static inline mtq_get_state *mtq_head(mtq *q) {
     return &q->c->get_states[atomic_load_explicit(&q->c->get_word, memory_order_relaxed) & 1];
 }
+
+/* This thread's CPU + 1; 0: not known. */
+static inline uint32_t mtq_this_cpu(void) { return (uint32_t)(sched_getcpu() + 1); }
 
 /* ---- making, mapping ---- */
 
@@ -317,6 +326,7 @@ static inline void mtq_commit(mtq *q, const mtq_put_state *at, uint64_t messages
     MT_STEP(3);
     c->put_states[~word & 1] = *at;
     MT_STEP(4);
+    atomic_store_explicit(&c->put_cpu, mtq_this_cpu(), memory_order_relaxed);
     /* release: pairs with the acquire in mtq_put_count() */
     atomic_store_explicit(&c->put_word, (((word >> 1) + messages) << 1) | (~word & 1), memory_order_release);
     MT_STEP(5);
@@ -507,6 +517,7 @@ static inline void mtq_move_head(mtq *q, const mtq_get_state *to, uint64_t messa
     uint64_t word = atomic_load_explicit(&c->get_word, memory_order_relaxed);
     c->get_states[~word & 1] = *to;
     MT_STEP(13);
+    atomic_store_explicit(&c->get_cpu, mtq_this_cpu(), memory_order_relaxed);
     atomic_store_explicit(&c->get_word, (((word >> 1) + messages) << 1) | (~word & 1), memory_order_release);
     MT_STEP(14);
     /* release: pairs with the acquire in mtq_free_bytes(). After the word: a late look is a ring that seems fuller. */

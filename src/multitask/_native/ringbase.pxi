@@ -112,16 +112,26 @@ cdef extern from *:
         uint64_t put = mtq_put_count(q);
         return put > done ? put - done : 0;
     }
-    static inline int mtq_in_main_thread(void) { return (pid_t)syscall(SYS_gettid) == getpid(); }
+    /* Asked before every wait, so without a system call. After a fork the thread that forked is the main one. */
+    static _Thread_local int mtq_main_thread = -1;
+    static void mtq_forget_threads(void) { mtq_main_thread = -1; }
+    static inline void mtq_watch_forks(void) { pthread_atfork(NULL, NULL, mtq_forget_threads); }
+    static inline int mtq_in_main_thread(void) {
+        if (mtq_main_thread < 0) mtq_main_thread = (pid_t)syscall(SYS_gettid) == getpid();
+        return mtq_main_thread;
+    }
     """
     uint32_t mtq_sleepers(mtq_bell *bell) nogil
     uint64_t mtq_unfinished(mtq *q) nogil
     int mtq_in_main_thread() nogil
+    void mtq_watch_forks()
 
 cdef enum:
     SLICE_NS = 1000000000       # sleepers look again so often: a waker may have been killed before its wake
     MAIN_SLICE_NS = 250000000   # and the main thread, for signals that came just before it slept
     WITH_GIL_MAX = 65536        # larger contents are copied without the GIL
+
+mtq_watch_forks()
 
 # How long to look before sleeping; -1: not decided yet.
 cdef int64_t spin_ns = -1

@@ -5,13 +5,14 @@
 #ifndef MULTITASK_RINGWAIT_H
 #define MULTITASK_RINGWAIT_H
 
-#include "ring.h"
+#include "ringspin.h"
 
 #define MTQ_VAIN 1000u            /* wakes that woke nobody until the sleepers are thought dead */
 #define MTQ_GRACE_NS 50000000ull  /* a call that may not wait still gives the lock's holder so long */
 #define MTQ_SPINS 16              /* tries at a busy lock before sleeping on it: it is held for less than a microsecond */
 #define MTQ_PATIENCE_NS 2000u     /* before a large ring is made, and what follows for each byte */
 #define MTQ_FRESH_PS 700u         /* what a byte of fresh shared memory costs: 1 to 1.5 GiB/s where it was measured */
+#define MTQ_TURN_NS 8000000u      /* what whoever shares a CPU may have to wait for its turn: two ticks */
 #define MTQ_NEVER UINT64_MAX
 enum { MTQ_PUT = 0, MTQ_GET = 1 };
 
@@ -71,22 +72,6 @@ static int mtq_is_settled(mtq *q) {
     uint64_t done = atomic_load_explicit(&q->c->discarded, memory_order_acquire);
     done += atomic_load_explicit(&q->c->done, memory_order_acquire);
     return done >= mtq_put_count(q);
-}
-
-/* Look for a short while before going to sleep; whether there is something. */
-static inline int mtq_spin(mtq *q, int (*ready)(mtq *), uint64_t until) {
-    if (q->spin_ns == 0) return 0;
-    uint64_t now = mt_now_ns(), end = now + q->spin_ns < until ? now + q->spin_ns : until;
-    while (now < end) {
-        for (int i = 0; i < 16; i++) {
-            if (ready(q)) return 1;
-            mt_relax();
-        }
-        /* The other side may be waiting for this very processor: each look before this costs it as much. */
-        sched_yield();
-        now = mt_now_ns();
-    }
-    return 0;
 }
 
 /* ---- locks ---- */
@@ -236,6 +221,22 @@ static inline int mtq_time_is_up(uint64_t deadline, uint64_t slice) {
     return now >= deadline ? MTQ_LATE : now >= slice ? MTQ_SLICE : MTQ_DONE;
 }
 
+/* Sleep, unless the time is up: MTQ_DONE, LATE or SLICE. `begin`: when the wait began, the look before it included. */
+static inline int mtq_sleep_from(mtq *q, mtq_bell *bell, int (*ready)(mtq *), uint64_t begin, uint64_t deadline, uint64_t slice) {
+    int result = mtq_time_is_up(deadline, slice);
+    if (result != MTQ_DONE) return result;
+    result = mtq_sleep(q, bell, ready, mtq_sooner(deadline, slice));
+    mtq_slept(q, mt_now_ns() - begin);
+    return result == -EINTR ? MTQ_SLICE : MTQ_DONE;
+}
+
+/* Wait for room, or for another bell, once; then look again: as mtq_sleep_from(). */
+static inline int mtq_rest(mtq *q, mtq_bell *bell, int (*ready)(mtq *), uint64_t deadline, uint64_t slice) {
+    uint64_t begin = mt_now_ns();
+    if (mtq_spin(q, bell, ready, begin, mtq_sooner(deadline, slice))) return MTQ_DONE;
+    return mtq_sleep_from(q, bell, ready, begin, deadline, slice);
+}
+
 /* After messages were put. */
 static inline void mtq_after_put(mtq *q, uint64_t messages) {
     mtq_wake(&q->c->items, messages < INT_MAX ? (int)messages : INT_MAX);
@@ -314,18 +315,21 @@ static inline int mtq_get_wait(mtq *q, mtq_box *box, uint64_t deadline, uint64_t
             mtq_drain(q, mtq_sooner(deadline, slice));
             return MTQ_ENDED;
         }
-        if (deadline && mtq_spin(q, mtq_has_items, mtq_sooner(deadline, slice))) continue;
+        uint64_t begin = mt_now_ns();
+        if (mtq_spin(q, &q->c->items, mtq_has_items, begin, mtq_sooner(deadline, slice))) continue;
         if (retire) mtq_retire(q);
-        if ((result = mtq_time_is_up(deadline, slice)) != MTQ_DONE) return result;
-        if (mtq_sleep(q, &q->c->items, mtq_has_items, mtq_sooner(deadline, slice)) == -EINTR) return MTQ_SLICE;
+        if ((result = mtq_sleep_from(q, &q->c->items, mtq_has_items, begin, deadline, slice)) != MTQ_DONE) return result;
         slept = 1;
     }
 }
 
-/* Before a large ring is made: wait for a busy consumer to free `bytes`, as long as fresh memory would take. */
+/* Before a large ring is made: wait for a busy consumer to free `bytes`. As long as fresh memory would take; for one that
+ * has freed something since we were last patient, as long as it may have to wait for its CPU. */
 static inline void mtq_be_patient(mtq *q, uint64_t bytes) {
-    uint64_t until = mt_now_ns() + MTQ_PATIENCE_NS + bytes * MTQ_FRESH_PS / 1000;
-    uint64_t from = atomic_load_explicit(&q->c->freed, memory_order_relaxed);
+    uint64_t from = atomic_load_explicit(&q->c->freed, memory_order_relaxed), begin = mt_now_ns();
+    uint64_t until = begin + MTQ_PATIENCE_NS + bytes * MTQ_FRESH_PS / 1000;
+    if (atomic_exchange_explicit(&q->patient_at, from, memory_order_relaxed) != from && until < begin + MTQ_TURN_NS)
+        until = begin + MTQ_TURN_NS;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(&q->c->freed, memory_order_relaxed) - from >= bytes) return;
@@ -351,9 +355,7 @@ static inline int mtq_put_wait(mtq *q, int kind, const mtq_part *parts, int n, u
         if (result == MTQ_DONE) mtq_after_put(q, 1);
         if (result == MTQ_DONE && slept) mtq_pass_on(q, &q->c->room, mtq_has_room);
         if (result != MTQ_FULL) return result;
-        if ((result = mtq_time_is_up(deadline, slice)) != MTQ_DONE) return result;
-        if (mtq_spin(q, mtq_has_room, mtq_sooner(deadline, slice))) continue;
-        if (mtq_sleep(q, &q->c->room, mtq_has_room, mtq_sooner(deadline, slice)) == -EINTR) return MTQ_SLICE;
+        if ((result = mtq_rest(q, &q->c->room, mtq_has_room, deadline, slice)) != MTQ_DONE) return result;
         slept = 1;
     }
 }
@@ -396,9 +398,7 @@ static inline int mtq_run_in_wait(mtq *q, const unsigned char *run, uint64_t siz
             continue;
         }
         if (result != MTQ_FULL) return result;
-        if ((result = mtq_time_is_up(deadline, slice)) != MTQ_DONE) return result;
-        if (mtq_spin(q, mtq_has_room, mtq_sooner(deadline, slice))) continue;
-        if (mtq_sleep(q, &q->c->room, mtq_has_room, mtq_sooner(deadline, slice)) == -EINTR) return MTQ_SLICE;
+        if ((result = mtq_rest(q, &q->c->room, mtq_has_room, deadline, slice)) != MTQ_DONE) return result;
     }
     return MTQ_DONE;
 }
@@ -406,9 +406,7 @@ static inline int mtq_run_in_wait(mtq *q, const unsigned char *run, uint64_t siz
 /* Wait until a bell's condition holds: MTQ_DONE, LATE or SLICE. */
 static inline int mtq_wait(mtq *q, mtq_bell *bell, int (*ready)(mtq *), uint64_t deadline, uint64_t slice) {
     int result = MTQ_DONE;
-    if (ready(q) || mtq_spin(q, ready, mtq_sooner(deadline, slice))) return MTQ_DONE;
-    while (!ready(q) && (result = mtq_time_is_up(deadline, slice)) == MTQ_DONE)
-        if (mtq_sleep(q, bell, ready, mtq_sooner(deadline, slice)) == -EINTR) return MTQ_SLICE;
+    while (!ready(q) && result == MTQ_DONE) result = mtq_rest(q, bell, ready, deadline, slice);
     return result;
 }
 
