@@ -12,8 +12,7 @@ import pytest
 from queue_kinds import HANG_SECONDS, Call
 from queue_peer import KEY, Peer, exactly
 
-from multitask import Queue
-from multitask._engine.queueing import remote
+from multitask import Queue, WrongKey
 from multitask._engine.queueing.remote import frames
 from multitask._engine.queueing.remote import server as server_module
 
@@ -65,7 +64,7 @@ def test_loopback_and_a_free_port_are_the_default(served):
 def test_a_wrong_key_is_refused_on_both_sides_and_nothing_is_unpickled(served, tmp_path):
     q, server = served
     mark = str(tmp_path / "it went off")
-    with pytest.raises(remote.WrongKey):
+    with pytest.raises(WrongKey):
         Queue.connect(server.address, authkey="another")
     with Peer(server.address, key=b"another") as peer:
         assert peer.refused
@@ -104,7 +103,7 @@ def test_a_false_server_learns_nothing_and_has_nothing_unpickled(tmp_path):
             sock.sendall(frames.frame(frames.YOURS, 1, 0, *frames.pack_items([item])))
 
     liar = Call(pretend)
-    with pytest.raises(remote.WrongKey):
+    with pytest.raises(WrongKey):
         Queue.connect(listener.getsockname(), authkey=KEY)
     liar.result()
     listener.close()

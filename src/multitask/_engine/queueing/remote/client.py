@@ -13,8 +13,8 @@ from multitask._engine import clock
 from multitask._engine.queueing import awaiting
 from multitask._engine.queueing.interface import Empty, Full, Queue, ShutDown, closed_error
 from multitask._engine.queueing.remote import frames, sealed
-from multitask._engine.queueing.remote.line import Ask, ConnectionLost, Line
-from multitask.errors import CannotTravel, MultitaskError, TimeoutError
+from multitask._engine.queueing.remote.line import Ask, Line
+from multitask.errors import CannotTravel, ConnectionLost, MultitaskError, TimeoutError
 
 BATCH, BATCH_BYTES = 256, 1 << 20  # of one PUT of put_many
 SLACK_SECONDS = 1.0  # how long after its timeout a get gives up by itself: the server may be out of reach

@@ -11,7 +11,6 @@ does nothing twice. Nothing is unpickled here, and nothing is read by length bef
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import secrets
@@ -23,24 +22,10 @@ from typing import Any
 
 from multitask._engine import clock
 from multitask._engine.queueing.remote import frames, sockets
-from multitask.errors import MultitaskError
+from multitask.errors import ConnectionLost, WrongKey
 
 PATIENCE_SECONDS = 10.0  # how long a lost connection is tried again, where connect() was given no timeout
 PAUSES = (0.02, 1.0)  # between two tries: the first, and the longest
-
-
-class ConnectionLost(MultitaskError, ConnectionError):
-    """The server of a queue cannot be reached, or does not know any more what was asked before.
-
-    ``items``: messages that had come with the connection's last breath. The server may count them as taken, or give
-    them to somebody else; None when nothing had come.
-    """
-
-    items: list[object] | None = None
-
-
-class WrongKey(MultitaskError, multiprocessing.AuthenticationError):
-    """The two sides do not have the same authkey. Nothing was sent, nothing unpickled."""
 
 
 class Ask:
