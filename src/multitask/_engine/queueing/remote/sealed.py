@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from multitask._engine import envelope
+from multitask._engine import envelope, family
 from multitask.errors import CannotTravel
 
 _RAW, _SEALED = b"r", b"s"
@@ -26,7 +26,8 @@ def seal(obj: Any) -> bytes:
     if type(obj) is bytes:
         return _RAW + obj
     try:
-        data, buffers = envelope.seal(obj, where="item")
+        with family.abroad():
+            data, buffers = envelope.seal(obj, where="item")
     except CannotTravel:
         raise
     except (pickle.PicklingError, TypeError, AttributeError) as error:
