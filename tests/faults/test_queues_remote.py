@@ -49,10 +49,14 @@ def test_no_key_is_an_error_that_says_so(key):
         Queue.connect(("127.0.0.1", 1), authkey=key)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:80", ("", 0), ("127.0.0.1", "80"), None])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:80", ("", 0), ("127.0.0.1", "80"), None, ("127.0.0.1", 1 << 20), ("localhost", -1)]
+)
 def test_an_address_is_a_host_and_a_port(address):
     with pytest.raises((TypeError, ValueError), match="host"):
         Queue(shared=False).serve(address, authkey=KEY)
+    with pytest.raises((TypeError, ValueError), match="host"):
+        Queue.connect(address, authkey=KEY)
 
 
 def test_loopback_and_a_free_port_are_the_default(served):

@@ -1,4 +1,4 @@
-"""Compiles the native tests of lanes, queue and shared memory and runs them; ``make sanitize`` runs them under sanitizers."""
+"""Compiles the native tests of lanes, queue and shared memory and runs them; ``make sanitize``: under sanitizers."""
 
 import os
 import shutil

@@ -117,6 +117,8 @@ def check(address: Any) -> tuple[str, int]:
         raise TypeError(f"address is a tuple (host, port) of str and int, not {address!r}")
     if not host:
         raise ValueError("the host is empty: name the interface, '127.0.0.1' for this machine only")
+    if not 0 <= port <= 65535:  # getaddrinfo() would take it modulo 65536
+        raise ValueError(f"the port of host {host} is a number from 0 to 65535, not {port}")
     return host, port
 
 
