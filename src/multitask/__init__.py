@@ -16,6 +16,7 @@ __all__ = [
     "CancelledError",
     "CannotTravel",
     "Client",
+    "ConnectionLost",
     "Counter",
     "Empty",
     "Executor",
@@ -41,6 +42,7 @@ __all__ = [
     "TimeoutError",
     "Value",
     "WorkerLost",
+    "WrongKey",
     "copytree",
     "cpu_count",
     "note",
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from multitask.errors import (
         CancelledError,
         CannotTravel,
+        ConnectionLost,
         MultitaskError,
         NotSupported,
         PoolBroken,
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
         TaskTimeout,
         TimeoutError,
         WorkerLost,
+        WrongKey,
     )
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
@@ -76,6 +80,7 @@ else:
         "CancelledError": "errors",
         "CannotTravel": "errors",
         "Client": "connections",
+        "ConnectionLost": "errors",
         "Counter": "sharing",
         "Empty": "queues",
         "Executor": "executor",
@@ -102,6 +107,7 @@ else:
         "TimeoutError": "errors",
         "Value": "sharing",
         "WorkerLost": "errors",
+        "WrongKey": "errors",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
         "note": "_engine.notes",

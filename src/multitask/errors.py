@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
     from multitask._broken import PoolBroken
     from multitask._timeout import TimeoutError
+    from multitask._wrongkey import WrongKey
 
 __all__ = [
     "CancelledError",
     "CannotTravel",
+    "ConnectionLost",
     "MultitaskError",
     "NotSupported",
     "PoolBroken",
@@ -27,6 +29,7 @@ __all__ = [
     "TaskTimeout",
     "TimeoutError",
     "WorkerLost",
+    "WrongKey",
 ]
 
 
@@ -40,6 +43,8 @@ if not TYPE_CHECKING:
             from multitask._broken import PoolBroken as found
         elif name == "TimeoutError":
             from multitask._timeout import TimeoutError as found
+        elif name == "WrongKey":
+            from multitask._wrongkey import WrongKey as found
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         globals()[name] = found
@@ -114,6 +119,16 @@ class PoolClosed(MultitaskError, ValueError, RuntimeError):
 
 class NotSupported(MultitaskError, NotImplementedError):
     """This kind of worker or this platform cannot do what was asked; the message names one that can."""
+
+
+class ConnectionLost(MultitaskError, ConnectionError):
+    """The server of a queue cannot be reached, or does not know any more what it was asked before.
+
+    ``items``: messages that had come with the connection's last breath. The server may count them as taken, or give
+    them to somebody else; None when nothing had come. Also the built-in ConnectionError, and so an OSError.
+    """
+
+    items: list[Any] | None = None
 
 
 class RemoteTraceback(Exception):

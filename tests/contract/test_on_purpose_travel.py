@@ -88,14 +88,22 @@ def _lock_is_free():
     return True
 
 
-def test_multiprocessings_locks_reach_forked_workers_as_initargs():
+def _see(pool, lock):
+    with lock:
+        assert not pool.apply(_lock_is_free)
+    assert pool.apply(_lock_is_free)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_multiprocessings_locks_reach_workers_as_initargs():
     lock = multiprocessing.get_context("fork").Lock()
     with Pool(1, _keep, (lock,), start_method="fork") as pool:
-        with lock:
-            assert not pool.apply(_lock_is_free)
-        assert pool.apply(_lock_is_free)
-    with pytest.raises(multitask.CannotTravel, match=r"args\[1\]\[0\](.|\n)*start_method=\"fork\""):
+        _see(pool, lock)
+    with pytest.raises(multitask.CannotTravel, match=r"args\[1\]\[0\](.|\n)*start method 'fork'(.|\n)*'spawn'"):
         Pool(1, _keep, (lock,), start_method="forkserver")
+    lock = multiprocessing.get_context("spawn").Lock()
+    with Pool(1, _keep, (lock,), start_method="forkserver") as pool:
+        _see(pool, lock)
 
 
 @pytest.mark.processes

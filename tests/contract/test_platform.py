@@ -29,10 +29,14 @@ sys.modules["fcntl"] = sys.modules["resource"] = None
 import pytest
 
 VARIANTS = ("thread", "process-pipe-spawn")
+FLAVOURS = ("file", "remote", "remote-objects")
+queues = sys.argv.pop(1) == "queues"
 
 def fits(item):
-    variant = getattr(item, "callspec", None) and item.callspec.params.get("variant")
-    return variant in VARIANTS and "ctrl_c" not in item.name  # Ctrl-C is another thing elsewhere
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    if queues:
+        return params.get("flavour") in FLAVOURS
+    return params.get("variant") in VARIANTS and "ctrl_c" not in item.name  # Ctrl-C is another thing elsewhere
 
 class Only:
     def pytest_collection_modifyitems(self, config, items):
@@ -43,14 +47,12 @@ sys.exit(pytest.main(sys.argv[1:], plugins=[Only()]))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_contract_holds_on_spawn_and_threads_where_the_rest_is_missing(tmp_path):
+def run(tmp_path, what, *files):
     script = tmp_path / "elsewhere.py"
     script.write_text(ELSEWHERE)
     flags = ["-q", "-x", "-p", "no:cacheprovider", "--timeout=60", f"--rootdir={ROOT}"]
     done = subprocess.run(
-        [sys.executable, script, *flags, str(ROOT / "tests" / "contract")],
+        [sys.executable, script, what, *flags, *(str(ROOT / "tests" / "contract" / file) for file in files)],
         cwd=ROOT,
         env={**os.environ, "MULTITASK_NATIVE": "0"},
         capture_output=True,
@@ -59,3 +61,16 @@ def test_the_contract_holds_on_spawn_and_threads_where_the_rest_is_missing(tmp_p
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_contract_holds_on_spawn_and_threads_where_the_rest_is_missing(tmp_path):
+    run(tmp_path, "pools", "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_queues_keep_theirs_within_one_process_where_the_rest_is_missing(tmp_path):
+    """On a file whose lock is the standard library's semaphore, and served from there."""
+    run(tmp_path, "queues", "test_queues.py", "test_queues_shutdown.py")

@@ -3,6 +3,7 @@
 On 3.13 CPython's own tests of it run as well (tests/stdlib/test_queue_suite.py).
 """
 
+import os
 import queue
 import sys
 import threading
@@ -177,6 +178,7 @@ def test_shutdown_amid_a_crowd_loses_nothing_silently(flavour, immediate):
     assert 0 <= dropped <= 50 if immediate else dropped == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.shared
 @pytest.mark.parametrize("immediate", [False, True])
 def test_processes_that_wait_are_woken(flavour, immediate):

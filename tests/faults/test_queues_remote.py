@@ -12,8 +12,7 @@ import pytest
 from queue_kinds import HANG_SECONDS, Call
 from queue_peer import KEY, Peer, exactly
 
-from multitask import Queue
-from multitask._engine.queueing import remote
+from multitask import Queue, WrongKey
 from multitask._engine.queueing.remote import frames
 from multitask._engine.queueing.remote import server as server_module
 
@@ -50,10 +49,14 @@ def test_no_key_is_an_error_that_says_so(key):
         Queue.connect(("127.0.0.1", 1), authkey=key)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:80", ("", 0), ("127.0.0.1", "80"), None])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:80", ("", 0), ("127.0.0.1", "80"), None, ("127.0.0.1", 1 << 20), ("localhost", -1)]
+)
 def test_an_address_is_a_host_and_a_port(address):
     with pytest.raises((TypeError, ValueError), match="host"):
         Queue(shared=False).serve(address, authkey=KEY)
+    with pytest.raises((TypeError, ValueError), match="host"):
+        Queue.connect(address, authkey=KEY)
 
 
 def test_loopback_and_a_free_port_are_the_default(served):
@@ -65,7 +68,7 @@ def test_loopback_and_a_free_port_are_the_default(served):
 def test_a_wrong_key_is_refused_on_both_sides_and_nothing_is_unpickled(served, tmp_path):
     q, server = served
     mark = str(tmp_path / "it went off")
-    with pytest.raises(remote.WrongKey):
+    with pytest.raises(WrongKey):
         Queue.connect(server.address, authkey="another")
     with Peer(server.address, key=b"another") as peer:
         assert peer.refused
@@ -101,10 +104,10 @@ def test_a_false_server_learns_nothing_and_has_nothing_unpickled(tmp_path):
             exactly(sock, frames.ANSWER_BYTES)
             sock.sendall(frames.WELCOME.pack(bytes(range(32)), True, 10.0, 0))
             item = b"s" + bytes(8) + pickle.dumps(Bomb(mark))
-            sock.sendall(frames.frame(frames.YOURS, 1, 0, *frames.pack_items([item])))
+            sock.sendall(frames.frame(frames.YOURS, 1, 0, *frames.pack_items([[item]])))
 
     liar = Call(pretend)
-    with pytest.raises(remote.WrongKey):
+    with pytest.raises(WrongKey):
         Queue.connect(listener.getsockname(), authkey=KEY)
     liar.result()
     listener.close()
@@ -205,7 +208,7 @@ def test_both_sides_notice_a_machine_that_vanished(served):
     with Queue.connect(server.address, authkey=KEY) as client:
         client.qsize()
         (connection,) = server.connections
-        for sock in (client._line._sock, connection.writer.get_extra_info("socket")):
+        for sock in (client._line._sock, connection.stream.sock):
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 12_000
@@ -285,7 +288,7 @@ def test_a_message_that_its_client_never_confirmed_goes_back(how):
 def test_half_a_message_is_no_message(served):
     q, server = served
     peer = Peer(server.address)
-    whole = frames.frame(frames.PUT, 1, 0, *frames.put_content(frames.FOREVER, [RAW + bytes(5_000_000)]))
+    whole = frames.frame(frames.PUT, 1, 0, *frames.put_content(frames.FOREVER, [[RAW + bytes(5_000_000)]]))
     peer.sock.sendall(whole[: len(whole) // 2])
     with Queue.connect(server.address, authkey=KEY) as client:
         client.put(b"another's")
@@ -350,15 +353,24 @@ class Dying:
     def __getattr__(self, name):
         return getattr(self.sock, name)
     def sendall(self, data):
-        if point == "half a put" and data[0] == frames.PUT:
-            self.sock.sendall(data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-        if point == "before the receipt" and data[0] == frames.RECEIPT:
-            os.kill(os.getpid(), signal.SIGKILL)
-        self.sock.sendall(data)
+        self.sendmsg([data], self.sock.sendall)
+    def sendmsg(self, parts, send=None):
+        kind = parts[0][0] if len(parts) > 1 or send else None  # None: the rest of one that has begun
+        if kind:
+            self.kind, self.left = kind, sum(map(len, parts))
+            if point == "half a put" and kind == frames.PUT:
+                self.sock.sendall(b"".join(parts)[: self.left // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            if point == "before the receipt" and kind == frames.RECEIPT:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sent = self.left if send else self.sock.sendmsg(parts)
+        if send:
+            send(b"".join(parts))
+        self.left -= sent
         after = {"after the put": frames.PUT, "after the receipt": frames.RECEIPT}
-        if after.get(point) == data[0]:
+        if after.get(point) == self.kind and not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
+        return sent
 q._line._sock = Dying(q._line._sock)
 q.put(bytes(20_000_000)) if "put" in point else q.get()
 """

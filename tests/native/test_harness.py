@@ -1,4 +1,4 @@
-"""Compiles the native tests of lanes and queue and runs them; ``make sanitize`` runs them under sanitizers."""
+"""Compiles the native tests of lanes, queue and shared memory and runs them; ``make sanitize``: under sanitizers."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parents[1] / "src" / "multitask" / "_native"
-NAMES = ["test_lane", "test_doorbell", "test_death", "test_ring", "test_ring_death"]
+NAMES = ["test_lane", "test_doorbell", "test_death", "test_ring", "test_ring_death", "test_shared"]
 COMPILER = os.environ.get("CC") or shutil.which("cc")
 
 pytestmark = [

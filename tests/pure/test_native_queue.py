@@ -21,6 +21,7 @@ if not _native.available:
     pytest.skip(_native.why_not, allow_module_level=True)
 
 from multitask._native.ring import RingQueue, _shut_down
+from multitask.errors import CannotTravel
 
 VALUES = [
     None, True, False, 0, -129, 2**31, -(2**63), 2**64, 1.5, "", "a", "ü" * 10, "x" * 5000, "\ud800", b"", b"abc",
@@ -68,15 +69,16 @@ def test_arrays_come_out_writable_and_share_what_they_shared(size: int) -> None:
     fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     queue.put([one, one, fortran, one[::2]])
     first, second, third, fourth = queue.get()
-    assert first is second and (first == one).all() and first.flags.writeable and first.ctypes.data % 64 == 0
+    assert first is second and (first == one).all() and first.flags.writeable
+    assert size <= 1000 or first.ctypes.data % 64 == 0  # the small ones lie in the pickle
     assert (third == fortran).all() and third.flags.f_contiguous and (fourth == one[::2]).all()
     assert one.flags.writeable and not np.shares_memory(first, one)
 
 
 def test_what_cannot_be_pickled_is_an_error_in_put_and_nothing_else() -> None:
     queue = RingQueue()
-    for bad in (Unpicklable(), threading.Lock(), lambda: None, [1, Unpicklable()]):
-        with pytest.raises(Exception):
+    for bad in (Unpicklable(), threading.Lock(), [1, Unpicklable()]):
+        with pytest.raises(CannotTravel):
             queue.put(bad)
     assert queue.empty() and queue.put_count == 0
     with pytest.raises(TypeError) as error:
@@ -88,11 +90,11 @@ def test_what_cannot_be_unpickled_is_an_error_in_get_and_gone() -> None:
     queue = RingQueue()
     queue.put(Faulty())
     queue.put("next")
-    with pytest.raises(ValueError):
+    with pytest.raises(CannotTravel):
         queue.get()
     assert queue.get() == "next" and queue.empty()
     queue.put_many([1, Faulty(), {"two": 2}, Faulty(), b"x" * 100_000])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(CannotTravel) as error:
         queue.get_many()
     assert error.value.items == [1, {"two": 2}, b"x" * 100_000]  # type: ignore[attr-defined]
     assert len(error.value.__notes__) == 1 and queue.empty()

@@ -164,9 +164,7 @@ def path_of(lane, *args, **kwargs):
         return e.path
     raise AssertionError("it travelled")
 with lane() as lane:
-    s = socket.socket()
-    check(path_of(lane, {"conn": Node(sock=s)}), "args[0]['conn'].sock")
-    s.close()
+    check(path_of(lane, {"conn": Node(sock=lock)}), "args[0]['conn'].sock")
     check(path_of(lane, 1, 2, [3, lock]), "args[2][1]")
     check(path_of(lane, x=lock), "kwargs['x']")
     check(path_of(lane, Pair(1, lock)), "args[0].right")

@@ -39,10 +39,12 @@ class Peer:
     def receive(self):
         """(kind, number, content) of the next frame."""
         head = frames.read_head(exactly(self.sock, frames.HEAD_BYTES))
+        while head.kind == frames.BEAT:
+            head = frames.read_head(exactly(self.sock, frames.HEAD_BYTES))
         return head.kind, head.number, exactly(self.sock, head.length)
 
     def put(self, number, *items):
-        self.send(frames.PUT, number, *frames.put_content(frames.FOREVER, list(items)))
+        self.send(frames.PUT, number, *frames.put_content(frames.FOREVER, [[item] for item in items]))
 
     def get(self, number, most=1):
         self.send(frames.GET, number, frames.get_content(frames.FOREVER, most))

@@ -253,9 +253,6 @@ cdef object shut_down_class():
     """ShutDown, looked up when it is first needed: the package that has it needs this module."""
     global _ended_with
     if _ended_with is None:
-        try:
-            from multitask._engine.queueing.interface import ShutDown
-        except ModuleNotFoundError:
-            ShutDown = getattr(_stdlib, "ShutDown", None) or type("ShutDown", (Exception,), {"__module__": __name__})
+        from multitask._engine.queueing.interface import ShutDown
         _ended_with = ShutDown
     return _ended_with

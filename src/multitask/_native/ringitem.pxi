@@ -6,24 +6,10 @@ cdef object _envelope = None    # (seal, open_sealed)
 cdef object envelope():
     global _envelope
     if _envelope is None:
-        try:
-            from multitask._engine.envelope import open_sealed, seal
-        except ImportError:
-            seal, open_sealed = seal_plainly, open_plainly
+        from multitask._engine.envelope import open_sealed, seal
+
         _envelope = seal, open_sealed
     return _envelope
-
-
-def seal_plainly(obj, where="item"):
-    buffers = []
-    return _dumps(obj, 5, buffer_callback=buffers.append), buffers
-
-
-def open_plainly(data, buffers=()):
-    return _loads(data, buffers=buffers)
-
-
-from pickle import dumps as _dumps, loads as _loads
 
 
 cdef _seal(obj):

@@ -20,6 +20,11 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The steps at which tests/native/test_shared.c kills a process. */
+#ifndef MS_STEP
+#define MS_STEP(number)
+#endif
+
 #define MS_MAGIC 0x6d756c7461726531ull
 #define MS_MEMBERS 2048u
 #define MS_PAGE 4096u
@@ -111,11 +116,15 @@ static inline int ms_join(ms_arena *a, int fd) {
                 return got;
             /* Nobody else changes this record while its byte is ours. One that is in use belongs to somebody who
              * has died, or has come in between and died since. */
+            MS_STEP(1);
             ms_wipe(a, record);
+            MS_STEP(2);
             atomic_store(&record->state, MS_USED);
+            MS_STEP(3);
             uint32_t high = atomic_load(&a->high);
             while (high < i + 1 && !atomic_compare_exchange_weak(&a->high, &high, i + 1))
                 ;
+            MS_STEP(4);
             atomic_fetch_add(&a->joins, 1);
             return (int)i;
         }
@@ -132,8 +141,11 @@ static inline int ms_bury(ms_arena *a, int fd, uint32_t me) {
         if (i == me || atomic_load(&record->state) != MS_USED || ms_byte(fd, i, F_WRLCK) < 0)
             continue;
         if (atomic_load(&record->state) == MS_USED) {
+            MS_STEP(5);
             ms_wipe(a, record);
+            MS_STEP(6);
             atomic_store(&record->state, MS_FREE);
+            MS_STEP(7);
             dead++;
         }
         ms_byte(fd, i, F_UNLCK);
@@ -166,6 +178,7 @@ static inline void ms_claim(ms_arena *a, uint32_t cell) { atomic_fetch_add(ms_wo
 /* One handle less is under way; read again, a handle may find none. */
 static inline void ms_settle(ms_arena *a, uint32_t cell, uint32_t generation) {
     uint64_t word = atomic_load(ms_word(a, cell));
+    MS_STEP(9);
     while (ms_generation(word) == generation && ms_claims(word) &&
            !atomic_compare_exchange_weak(ms_word(a, cell), &word, word - 1))
         ;
@@ -175,6 +188,7 @@ static inline void ms_settle(ms_arena *a, uint32_t cell, uint32_t generation) {
 static inline int ms_arrive(ms_arena *a, uint32_t me, uint32_t cell, uint32_t generation) {
     /* The bit first, the look second: ms_reclaim does it the other way round, so one of the two sees the other. */
     ms_use(a, me, cell);
+    MS_STEP(8);
     return ms_generation(atomic_load(ms_word(a, cell))) == generation;
 }
 
@@ -196,8 +210,10 @@ static inline int ms_reclaim(ms_arena *a, uint32_t cell) {
     if (!(ms_generation(word) & 1) || ms_claims(word) || ms_wanted(a, cell))
         return 0;
     uint64_t given_up = ms_fresh(ms_generation(word) + 1);
+    MS_STEP(10);
     if (!atomic_compare_exchange_strong(ms_word(a, cell), &word, given_up))
         return 0;
+    MS_STEP(11);
     if (!ms_wanted(a, cell))
         return 1;
     /* An old handle was read once more in between, and its reader has seen either generation. */
@@ -209,6 +225,7 @@ static inline int ms_reclaim(ms_arena *a, uint32_t cell) {
 static inline uint32_t ms_begin(ms_arena *a, uint32_t me, uint32_t cell) {
     uint32_t generation = ms_generation(atomic_load(ms_word(a, cell))) | 1;
     ms_use(a, me, cell);
+    MS_STEP(12);
     atomic_store(ms_word(a, cell), ms_fresh(generation));
     return generation;
 }
@@ -237,7 +254,9 @@ static inline int ms_lock_init(ms_lock *lock) {
 /* 0: taken; EOWNERDEAD: taken from a holder that died, what it protects is as that one left it. */
 static inline int ms_lock_got(ms_lock *lock, int result) {
     if (result == EOWNERDEAD) {
+        MS_STEP(13);
         int failed = pthread_mutex_consistent(&lock->mutex);
+        MS_STEP(14);
         return failed ? failed : EOWNERDEAD;
     }
     return result;

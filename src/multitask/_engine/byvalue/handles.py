@@ -56,14 +56,14 @@ def lending(pickler: ValuePickler) -> Iterator[None]:
     from multiprocessing import context
 
     before = context.get_spawning_popen()
-    context.set_spawning_popen(_StandIn(pickler))  # type: ignore[arg-type]
+    context.set_spawning_popen(StandIn(pickler))  # type: ignore[arg-type]
     try:
         yield
     finally:
         context.set_spawning_popen(before)
 
 
-class _StandIn:
+class StandIn:
     """What ``multiprocessing.reduction`` takes for the Popen of a process that is being started."""
 
     def __init__(self, pickler: ValuePickler) -> None:

@@ -121,6 +121,8 @@ def explanation(starts: list[tuple[str, object]], culprits: list[object], error:
     if isinstance(error, CannotTravel) and inner:
         why = error.why
         path = inner if found is None else f"{path}: {inner}"
+    elif isinstance(error, CannotTravel):
+        why = error.what + (f" ({error.why})" if error.why else "")
     else:
         why = f"{type(error).__name__}: {error}"
     if isinstance(error, RecursionError):
@@ -135,7 +137,9 @@ def explanation(starts: list[tuple[str, object]], culprits: list[object], error:
     return answer
 
 
-def _advice(error: BaseException) -> str:
+def _advice(error: Any) -> str:
+    if getattr(error, "fix", None):  # it says so itself
+        return str(error.fix)
     if isinstance(error, RuntimeError) and "through inheritance" in str(error):  # multiprocessing's own locks, queues
         return 'give it as one of the initargs of Pool(start_method="fork"), or use that of a multiprocessing.Manager()'
     return "send what it is made from (a path, an address, the data) and make it in the worker"

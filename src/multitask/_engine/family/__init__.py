@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from multitask import errors
 from multitask._engine.family.messages import DROP, FORGO, NUMBER, RELEASE, Address, Ticket
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "Ticket",
+    "abroad",
     "address",
     "attach",
     "available",
@@ -56,7 +58,20 @@ _uses_keys = False  # something with a key is, or was, used here
 _known: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
 
+_here = threading.local()
+
 # --- lending and borrowing ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def abroad() -> Iterator[None]:
+    """What this thread pickles in the block is for a reader who may be on another machine: nothing can be lent."""
+    before = getattr(_here, "abroad", False)
+    _here.abroad = True
+    try:
+        yield
+    finally:
+        _here.abroad = before
 
 
 def lend(fd: int, key: bytes | None = None, *, held: bool = False) -> Ticket:
@@ -65,9 +80,15 @@ def lend(fd: int, key: bytes | None = None, *, held: bool = False) -> Ticket:
     *key* names a thing that many use (a queue's memfd): one entry, kept while any process has the file open or mapped
     or a handle is under way. *fd* must then be a description of the caller's own, which gets a shared flock(2).
     ``held``: may be borrowed more than once, until ``drop(ticket)``. Waits for the root, at most 20 s.
-    Raises OSError (EMFILE) when the root has no descriptor left, NotSupported off Linux.
+    Raises OSError (EMFILE) when the root has no descriptor left, NotSupported off Linux, CannotTravel inside of
+    ``abroad()``.
     """
     global _uses_keys
+    if getattr(_here, "abroad", False):
+        raise errors.CannotTravel(
+            "shared memory, queues, pipes and sockets are those of one machine",
+            fix="send what is in them, as numpy.array(shared), value.value, bytes(view), or an address to connect to",
+        )
     if key is not None:
         import fcntl
 

@@ -19,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from multitask._engine import family
+from multitask._engine.byvalue.handles import StandIn
 from multitask._engine.byvalue.reducers import reducers
 from multitask._engine.workers import forking
 
@@ -183,7 +184,7 @@ def _keeper() -> list[object] | None:
         return kept
     context = sys.modules.get("multiprocessing.context")
     child = None if context is None else context.get_spawning_popen()
-    if child is None:
+    if child is None or isinstance(child, StandIn):  # no child is being started: a pickle is
         return None
     number = id(child)
     if number not in _spawned:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 from multitask._engine.queueing.remote import frames, sockets
 from multitask._engine.queueing.remote.client import RemoteQueue
-from multitask._engine.queueing.remote.line import ConnectionLost, WrongKey
 from multitask._engine.queueing.remote.server import Server
 
 if TYPE_CHECKING:
     from multitask._engine.queueing.interface import Queue
 
-__all__ = ["ConnectionLost", "RemoteQueue", "Server", "WrongKey", "connect", "serve"]
+__all__ = ["RemoteQueue", "Server", "connect", "serve"]
 
 PATIENCE_SECONDS = 10.0
 

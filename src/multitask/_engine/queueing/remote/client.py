@@ -13,8 +13,8 @@ from multitask._engine import clock
 from multitask._engine.queueing import awaiting
 from multitask._engine.queueing.interface import Empty, Full, Queue, ShutDown, closed_error
 from multitask._engine.queueing.remote import frames, sealed
-from multitask._engine.queueing.remote.line import Ask, ConnectionLost, Line
-from multitask.errors import CannotTravel, MultitaskError, TimeoutError
+from multitask._engine.queueing.remote.line import Ask, Line
+from multitask.errors import CannotTravel, ConnectionLost, MultitaskError, TimeoutError
 
 BATCH, BATCH_BYTES = 256, 1 << 20  # of one PUT of put_many
 SLACK_SECONDS = 1.0  # how long after its timeout a get gives up by itself: the server may be out of reach
@@ -42,7 +42,7 @@ class RemoteQueue(Queue):
     def disconnect(self) -> None:
         """End the connection; every use raises ConnectionLost after it. The queue itself stays as it is."""
         while kept := self._line.take_kept(BATCH):
-            self._do(Ask(frames.PUT, frames.put_content(frames.FOREVER, kept), repeatable=False))
+            self._do(Ask(frames.PUT, frames.put_content(frames.FOREVER, [[each] for each in kept]), repeatable=False))
         self._end()
 
     def __enter__(self) -> RemoteQueue:
@@ -143,7 +143,7 @@ class RemoteQueue(Queue):
     def put_many(self, iterable: Iterable[Any], block: bool = True, timeout: float | None = None) -> int:
         self._refuse_closed()
         end = None if timeout is None else clock.monotonic() + timeout
-        batch: list[bytes] = []
+        batch: list[frames.Message] = []
         done = size = 0
 
         def send() -> None:
@@ -161,7 +161,7 @@ class RemoteQueue(Queue):
                 for obj in iterable:
                     data = sealed.seal(obj)
                     batch.append(data)
-                    size += len(data)
+                    size += frames.size(data)
                     if len(batch) >= BATCH or size >= BATCH_BYTES:
                         send()
             finally:
@@ -184,7 +184,26 @@ class RemoteQueue(Queue):
         if not data:
             seconds = None if wire == frames.FOREVER else max(wire, 0.0)
             data = _messages(self._do(_get(wire, most), seconds))
+            self._get_rest(data, most)
         return _opened(data)
+
+    def _get_rest(self, data: list[memoryview], most: int) -> None:
+        """An answer that was full may not have been all there is: append to *data* what else there is at once."""
+        last = data
+        while len(data) < most and frames.is_full(last, len(last)):
+            try:
+                last = _messages(self._do(_get(frames.NEVER, most - len(data)), 0.0))
+            except (Empty, ShutDown):
+                return
+            except ConnectionLost as error:
+                if error.items is None:  # the next call says so: these are ours
+                    return
+                error.items = [*_opened(data), *error.items]
+                raise
+            except BaseException:
+                self._line.keep(data)  # Ctrl-C: for the next who gets
+                raise
+            data += last
 
     # --- how it stands -----------------------------------------------------------------------------------
 
@@ -258,7 +277,7 @@ def _wire(block: bool, timeout: float | None) -> float:
     return frames.FOREVER if timeout is None else max(float(timeout), 0.0)
 
 
-def _put(items: list[bytes], wire: float) -> Ask:
+def _put(items: list[frames.Message], wire: float) -> Ask:
     return Ask(frames.PUT, frames.put_content(wire, items), repeatable=False)
 
 
@@ -266,12 +285,12 @@ def _get(wire: float, most: int) -> Ask:
     return Ask(frames.GET, [frames.get_content(wire, most)], repeatable=True)
 
 
-def _messages(ask: Ask) -> list[bytes]:
+def _messages(ask: Ask) -> list[memoryview]:
     assert ask.reply is not None
     return frames.unpack_items(ask.reply[1])
 
 
-def _opened(data: list[bytes]) -> list[Any]:
+def _opened(data: list[memoryview]) -> list[Any]:
     """The objects; when one of them cannot be opened, the others are in the error's attribute ``items``."""
     items, wrong = [], None
     for each in data:

@@ -7,32 +7,28 @@ from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multitask._engine.queueing.remote import frames
-from multitask._engine.queueing.remote.desk import Desk
+from multitask._engine.queueing.remote.desk import FEW, Desk
+from multitask._engine.queueing.remote.stream import Stream
 from multitask.errors import CannotTravel, TimeoutError
 
 if TYPE_CHECKING:
     from multitask._engine.queueing.remote.server import Server
-
-BATCH = 1 << 14  # messages in one answer
 
 
 class Answer(NamedTuple):
     """A frame for the client; ``held`` goes back into the queue if the client never takes it."""
 
     kind: int
-    content: tuple[bytes, ...]
+    content: Sequence[frames.Buffer]
     held: Sequence[Any] = ()
 
 
 class Connection:
     """Reads until the client goes. Raises EOFError, OSError, or ValueError for what no client of ours sends."""
 
-    def __init__(
-        self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, session_key: bytes
-    ) -> None:
+    def __init__(self, server: Server, stream: Stream, session_key: bytes) -> None:
         self.server = server
-        self.reader = reader
-        self.writer = writer
+        self.stream = stream
         self.session_key = session_key
         self.away = server.sessions[session_key]
         self.session = self.away.session
@@ -40,16 +36,23 @@ class Connection:
 
     async def read(self) -> None:
         while not self.said_bye:
-            head = frames.read_head(await self.reader.readexactly(frames.HEAD_BYTES))
-            if not frames.PUT <= head.kind <= frames.BYE:
+            head = frames.read_head(await self.stream.exactly(frames.HEAD_BYTES))
+            if not (frames.PUT <= head.kind <= frames.BYE or head.kind == frames.BEAT):
                 raise ValueError("not a frame of ours")
-            content = await self.reader.readexactly(head.length) if head.length else b""
+            content = await self.stream.exactly(head.length) if head.length else b""
             self.server.give_back(self.session.forget_below(head.lowest))
             self.take(head.kind, head.number, content)
 
-    def take(self, kind: int, number: int, content: bytes) -> None:
+    def beat(self) -> None:
+        """Say that somebody is here, unless something is on its way that says so."""
+        if not self.stream.transport.get_write_buffer_size():
+            self.stream.write(frames.parts(frames.BEAT, 0, 0))
+
+    def take(self, kind: int, number: int, content: frames.Buffer) -> None:
         session, back = self.session, self.server.give_back
-        if kind == frames.BYE:
+        if kind == frames.BEAT:
+            pass
+        elif kind == frames.BYE:
             self.said_bye = True
         elif kind == frames.RESUME:
             back(session.resume(frames.read_resume(content)))
@@ -64,7 +67,7 @@ class Connection:
         else:
             self.begin(kind, number, content)
 
-    def begin(self, kind: int, number: int, content: bytes) -> None:
+    def begin(self, kind: int, number: int, content: frames.Buffer) -> None:
         """Answer at once where that can be; otherwise a task does, whatever becomes of this connection."""
         task: list[asyncio.Task[Any]] = []
         self.session.begin(number, lambda: [each.cancel() for each in task])
@@ -96,14 +99,14 @@ class Connection:
 
     # --- the work: an Answer, or what will come to one ----------------------------------------------------
 
-    def work(self, kind: int, content: bytes) -> Answer | Coroutine[Any, Any, Answer]:
+    def work(self, kind: int, content: frames.Buffer) -> Answer | Coroutine[Any, Any, Answer]:
         if kind == frames.PUT:
             return self.put(*frames.read_put(content))
         if kind == frames.GET:
             return self.get(*frames.read_get(content))
         return self.call(*frames.read_call(content))
 
-    def put(self, timeout: float, data: list[bytes]) -> Answer | Coroutine[Any, Any, Answer]:
+    def put(self, timeout: float, data: list[memoryview]) -> Answer | Coroutine[Any, Any, Answer]:
         desk = self.server.desk
         items = [desk.item(each) for each in data]
         try:
@@ -120,23 +123,23 @@ class Connection:
     def get(self, timeout: float, most: int) -> Answer | Coroutine[Any, Any, Answer]:
         desk = self.server.desk
         try:
-            return self.messages(desk.take(min(most, BATCH)))
+            first = desk.take(min(most, FEW))
         except desk.queue.Empty:
             if timeout == frames.NEVER:
                 raise
-        return self.get_later(timeout, min(most, BATCH))
+            return self.get_later(timeout, min(most, frames.MOST_MESSAGES))
+        return self.messages(min(most, frames.MOST_MESSAGES), first)
 
     async def get_later(self, timeout: float, most: int) -> Answer:
-        return self.messages(await self.server.desk.get(most, timeout))
+        return self.messages(most, await self.server.desk.get(most, timeout))
 
-    def messages(self, items: list[Any]) -> Answer:
-        desk = self.server.desk
-        try:
-            return Answer(frames.MESSAGES, tuple(frames.pack_items([desk.data(item) for item in items])), items)
-        except BaseException:
-            # One cannot travel: it stays out, as what cannot be unpickled does. The others are still there.
-            self.server.give_back([item for item in items if _travels(desk, item)])
-            raise
+    def messages(self, most: int, first: list[Any]) -> Answer:
+        items, messages, wrong = self.server.desk.answer(most, first)
+        if wrong is not None:
+            # One cannot travel: it stays out, as what cannot be unpickled does. The others go back.
+            self.server.give_back(items)
+            raise wrong
+        return Answer(frames.MESSAGES, frames.pack_items(messages), items)
 
     def call(self, what: int, given: float) -> Answer | Coroutine[Any, Any, Answer]:
         waits = {frames.JOIN: desk_join, frames.WAIT_READABLE: desk_readable, frames.WAIT_WRITABLE: desk_writable}
@@ -160,14 +163,6 @@ async def desk_writable(desk: Desk, timeout: float) -> Answer:
 
 def _number(number: int) -> Answer:
     return Answer(frames.DONE, (frames.number_content(number),))
-
-
-def _travels(desk: Any, item: Any) -> bool:
-    try:
-        desk.data(item)
-    except Exception:
-        return False
-    return True
 
 
 def _failure(queue: Any, error: Exception) -> bytes:

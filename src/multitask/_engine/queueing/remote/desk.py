@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from multitask._engine.queueing.interface import Queue
 
 JOIN_SLICE_SECONDS = 0.5
+FEW = 16  # items that are taken at a time, when many are wanted: so many may be larger than those before
 
 
 def seconds(timeout: float) -> float | None:
@@ -37,13 +38,13 @@ class Desk:
 
     # --- at once -----------------------------------------------------------------------------------------
 
-    def item(self, data: bytes) -> Any:
+    def item(self, data: frames.Buffer) -> Any:
         """What to put for *data* from an authenticated client."""
         return sealed.open_sealed(data) if self.objects else sealed.Parcel(data)
 
-    def data(self, item: Any) -> bytes:
+    def data(self, item: Any) -> frames.Message:
         """What to send for an item that was taken."""
-        return item.data if isinstance(item, sealed.Parcel) else sealed.seal(item)
+        return [item.data] if isinstance(item, sealed.Parcel) else sealed.seal(item)
 
     def take(self, most: int) -> list[Any]:
         """Up to *most* items, at least one; Empty."""
@@ -52,6 +53,37 @@ class Desk:
             return items
         with sealed.unopened():
             return self.queue.get_many(most, block=False)
+
+    def answer(self, most: int, first: list[Any]) -> tuple[list[Any], list[frames.Message], Exception | None]:
+        """*first* and what else there is, up to *most* items and about MOST_BYTES, as items and as messages.
+
+        How large an item is shows when it has been taken, so a few are taken at a time. One that cannot travel is left
+        out; it comes as the error.
+        """
+        items: list[Any] = []
+        messages: list[frames.Message] = []
+        wrong = None
+        total = largest = 0
+        taken = first
+        while taken:
+            for item in taken:
+                try:
+                    message = self.data(item)
+                except Exception as error:
+                    wrong = error
+                    continue
+                items.append(item)
+                messages.append(message)
+                total += frames.size(message)
+                largest = max(largest, frames.size(message))
+            room = min(most - len(items), FEW, (frames.MOST_BYTES - total) // max(largest, 1))
+            if wrong is not None or room < 1:
+                break
+            try:
+                taken = self.take(room)
+            except Exception:  # empty, or another answer's to say
+                break
+        return items, messages, wrong
 
     def number(self, what: int, given: float) -> int:
         """The answer to a CALL that never waits."""
@@ -99,9 +131,9 @@ class Desk:
         return done
 
     async def get(self, most: int, timeout: float) -> list[Any]:
-        """``take`` as soon as there is something; what it takes it returns without another ``await``."""
+        """A few, as soon as there is something; what it takes it returns without another ``await``."""
         return await awaiting.patiently(  # type: ignore[no-any-return]
-            self.queue, True, lambda: self.take(most), self.queue.Empty, seconds(timeout)
+            self.queue, True, lambda: self.take(min(most, FEW)), self.queue.Empty, seconds(timeout)
         )
 
     async def readable(self, timeout: float) -> bool:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+Buffer = bytes | bytearray | memoryview
 
 MAGIC = b"multitask queue 1\n"
 NONCE_BYTES = 32
@@ -28,6 +31,11 @@ HEAD_BYTES = HEAD.size
 PUT, GET, RECEIPT, CANCEL, CALL, RESUME, BYE = range(1, 8)
 # From the server.
 MESSAGES, YOURS, DONE, FAILED = range(16, 20)
+# From both, again and again: somebody is there.
+BEAT = 32
+
+# An answer to GET ends with the message that brings it to so many of either; the client asks for the rest.
+MOST_MESSAGES, MOST_BYTES = 1 << 14, 1 << 22
 
 # What CALL asks for; all of them take and give numbers.
 QSIZE, PUT_COUNT, GOT_COUNT, UNFINISHED, IS_SHUTDOWN, WAITING_TO_GET, WAITING_TO_PUT = range(7)
@@ -55,12 +63,17 @@ class Head(NamedTuple):
     length: int
 
 
-def frame(kind: int, number: int, lowest: int, *content: bytes) -> bytes:
+def parts(kind: int, number: int, lowest: int, *content: Buffer) -> list[Buffer]:
+    """A frame in pieces, so that large ones need not be copied together."""
+    return [HEAD.pack(kind, number, lowest, sum(map(len, content))), *content]
+
+
+def frame(kind: int, number: int, lowest: int, *content: Buffer) -> bytes:
     """A whole frame."""
-    return b"".join((HEAD.pack(kind, number, lowest, sum(map(len, content))), *content))
+    return b"".join(parts(kind, number, lowest, *content))
 
 
-def read_head(data: bytes) -> Head:
+def read_head(data: Buffer) -> Head:
     return Head(*HEAD.unpack(data))
 
 
@@ -93,13 +106,26 @@ def same(one: bytes, other: bytes) -> bool:
 # --- contents -----------------------------------------------------------------------------------------------
 
 
-def pack_items(items: list[bytes]) -> list[bytes]:
+Message = Sequence[Buffer]  # the pieces of one message
+
+
+def pack_items(items: Sequence[Message]) -> list[Buffer]:
     """The parts of a content that carries several messages: their number, their lengths, themselves."""
-    lengths = struct.pack(f">{len(items) + 1}Q", len(items), *map(len, items))
-    return [lengths, *items]
+    lengths = struct.pack(f">{len(items) + 1}Q", len(items), *map(size, items))
+    return [lengths, *(part for item in items for part in item)]
 
 
-def unpack_items(content: bytes, at: int = 0) -> list[bytes]:
+def size(item: Message) -> int:
+    """How many bytes one message has."""
+    return sum(map(len, item))
+
+
+def is_full(items: Iterable[Buffer], count: int) -> bool:
+    """Whether an answer of *count* messages may have ended for its size, so that there may be more."""
+    return count >= MOST_MESSAGES or sum(map(len, items)) >= MOST_BYTES
+
+
+def unpack_items(content: Buffer, at: int = 0) -> list[memoryview]:
     """The messages that stand in *content* from *at* on; ValueError when they do not fit in it exactly."""
     view = memoryview(content)
     if at + 8 > len(content):
@@ -114,16 +140,16 @@ def unpack_items(content: bytes, at: int = 0) -> list[bytes]:
         raise ValueError("the lengths do not add up")
     items = []
     for length in lengths:
-        items.append(bytes(view[at : at + length]))
+        items.append(view[at : at + length])
         at += length
     return items
 
 
-def put_content(timeout: float, items: list[bytes]) -> list[bytes]:
+def put_content(timeout: float, items: Sequence[Message]) -> list[Buffer]:
     return [_WAIT.pack(timeout), *pack_items(items)]
 
 
-def read_put(content: bytes) -> tuple[float, list[bytes]]:
+def read_put(content: Buffer) -> tuple[float, list[memoryview]]:
     (timeout,) = _WAIT.unpack_from(content)
     return timeout, unpack_items(content, _WAIT.size)
 
@@ -132,7 +158,7 @@ def get_content(timeout: float, most: int) -> bytes:
     return _GET.pack(timeout, most)
 
 
-def read_get(content: bytes) -> tuple[float, int]:
+def read_get(content: Buffer) -> tuple[float, int]:
     timeout, most = _GET.unpack(content)
     return timeout, most
 
@@ -141,7 +167,7 @@ def call_content(what: int, number: float) -> bytes:
     return _CALL.pack(what, number)
 
 
-def read_call(content: bytes) -> tuple[int, float]:
+def read_call(content: Buffer) -> tuple[int, float]:
     what, number = _CALL.unpack(content)
     return what, number
 
@@ -150,7 +176,7 @@ def resume_content(numbers: list[int]) -> bytes:
     return struct.pack(f">{len(numbers)}Q", *numbers)
 
 
-def read_resume(content: bytes) -> set[int]:
+def read_resume(content: Buffer) -> set[int]:
     return set(struct.unpack(f">{len(content) // 8}Q", content))
 
 
@@ -158,7 +184,7 @@ def number_content(number: int) -> bytes:
     return _NUMBER.pack(number)
 
 
-def read_number(content: bytes) -> int:
+def read_number(content: Buffer) -> int:
     (number,) = _NUMBER.unpack(content)
     return int(number)
 
@@ -167,6 +193,6 @@ def failed_content(why: int, done: int, text: str) -> bytes:
     return _FAILED.pack(why, done) + text.encode()
 
 
-def read_failed(content: bytes) -> tuple[int, int, str]:
+def read_failed(content: Buffer) -> tuple[int, int, str]:
     why, done = _FAILED.unpack_from(content)
-    return why, done, content[_FAILED.size :].decode(errors="replace")
+    return why, done, bytes(content[_FAILED.size :]).decode(errors="replace")

@@ -11,7 +11,6 @@ does nothing twice. Nothing is unpickled here, and nothing is read by length bef
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import secrets
@@ -19,28 +18,13 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
 
 from multitask._engine import clock
 from multitask._engine.queueing.remote import frames, sockets
-from multitask.errors import MultitaskError
+from multitask.errors import ConnectionLost, WrongKey
 
 PATIENCE_SECONDS = 10.0  # how long a lost connection is tried again, where connect() was given no timeout
 PAUSES = (0.02, 1.0)  # between two tries: the first, and the longest
-
-
-class ConnectionLost(MultitaskError, ConnectionError):
-    """The server of a queue cannot be reached, or does not know any more what was asked before.
-
-    ``items``: messages that had come with the connection's last breath. The server may count them as taken, or give
-    them to somebody else; None when nothing had come.
-    """
-
-    items: list[object] | None = None
-
-
-class WrongKey(MultitaskError, multiprocessing.AuthenticationError):
-    """The two sides do not have the same authkey. Nothing was sent, nothing unpickled."""
 
 
 class Ask:
@@ -48,13 +32,13 @@ class Ask:
 
     __slots__ = ("call", "content", "error", "given_up", "items", "kind", "number", "repeatable", "reply")
 
-    def __init__(self, kind: int, content: list[bytes], *, repeatable: bool) -> None:
+    def __init__(self, kind: int, content: list[frames.Buffer], *, repeatable: bool) -> None:
         self.kind = kind
         self.content = content
         self.repeatable = repeatable  # harmless when done twice: a server that has forgotten us is asked anew
         self.number = 0
-        self.items: bytes | None = None  # the MESSAGES, before they are ours
-        self.reply: tuple[int, bytes] | None = None
+        self.items: frames.Buffer | None = None  # the MESSAGES, before they are ours
+        self.reply: tuple[int, frames.Buffer] | None = None
         self.error: Exception | None = None
         self.given_up = False
         self.call: Callable[[], object] = _nothing
@@ -75,7 +59,7 @@ class Line:
         self.key = key
         self.patience = PATIENCE_SECONDS if timeout is None else timeout
         self.maxsize = 0
-        self.kept: list[bytes] = []  # MESSAGES that became ours when nobody waited for them any more
+        self.kept: list[memoryview] = []  # MESSAGES that became ours when nobody waited for them any more
         self._lock = threading.RLock()
         self._open: dict[int, Ask] = {}
         self._last = 0
@@ -83,7 +67,8 @@ class Line:
         self._sock: socket.socket | None = None
         self._reader: threading.Thread | None = None
         self._sending = False
-        self._unsent: list[bytes] = []
+        self._unsent: list[list[frames.Buffer]] = []
+        self._arriving = 0  # the request whose answer the reader is in the middle of
         self._ended = False
         _lines.add(self)
 
@@ -121,13 +106,19 @@ class Line:
     def may_still_come(self, ask: Ask) -> bool:
         """False: nothing of *ask* has come yet, and it was given up."""
         with self._lock:
-            return ask.over() or ask.items is not None or not self.give_up(ask)
+            arriving = ask.number and self._arriving == ask.number  # to send a large one back would help nobody
+            return bool(arriving) or ask.over() or ask.items is not None or not self.give_up(ask)
 
-    def take_kept(self, most: int) -> list[bytes]:
+    def take_kept(self, most: int) -> list[memoryview]:
         """Messages that are ours already, at most *most*."""
         with self._lock:
             taken, self.kept = self.kept[:most], self.kept[most:]
             return taken
+
+    def keep(self, messages: list[memoryview]) -> None:
+        """*messages* are ours, and whoever asked for them is gone."""
+        with self._lock:
+            self.kept[:0] = messages
 
     def _keep(self, ask: Ask) -> None:
         if ask.kind != frames.GET or ask.reply is None or ask.reply[0] != frames.YOURS:
@@ -147,7 +138,7 @@ class Line:
             self._ended = True
             if self.kept:
                 self._last += 1
-                self._send(frames.PUT, self._last, frames.put_content(frames.NEVER, self.kept))
+                self._send(frames.PUT, self._last, frames.put_content(frames.NEVER, [[each] for each in self.kept]))
                 self.kept = []
             self._send(frames.BYE, 0, [])
             if self._sock is not None:
@@ -155,19 +146,19 @@ class Line:
 
     # --- sending -----------------------------------------------------------------------------------------
 
-    def _send(self, kind: int, number: int, content: list[bytes]) -> None:
+    def _send(self, kind: int, number: int, content: list[frames.Buffer]) -> None:
         """With the lock held. A failure is the reader's business: what is open will be sent again."""
         if self._sock is None:
             return
-        data = frames.frame(kind, number, min(self._open, default=self._last + 1), *content)
+        data = frames.parts(kind, number, min(self._open, default=self._last + 1), *content)
         if self._sending:  # a signal's handler, in the middle of another frame
             self._unsent.append(data)
             return
         self._sending = True
         try:
-            self._sock.sendall(data)
+            sockets.send(self._sock, data)
             while self._unsent:
-                self._sock.sendall(self._unsent.pop(0))
+                sockets.send(self._sock, self._unsent.pop(0))
         except OSError:
             _shut(self._sock)
         except BaseException:
@@ -206,7 +197,7 @@ class Line:
         pause = PAUSES[0]
         while True:
             try:
-                return self._greet(max(end - clock.monotonic(), 0.001))
+                return self._greet(min(max(end - clock.monotonic(), 0.001), sockets.SILENCE_SECONDS))
             except (OSError, EOFError) as error:
                 if once or clock.monotonic() + pause >= end:
                     host, port = self.address
@@ -244,15 +235,28 @@ class Line:
     def _read(self, sock: socket.socket | None) -> None:
         while sock is not None:
             try:
-                with sock.makefile("rb", 1 << 16) as stream:
-                    while True:
-                        head = frames.read_head(_all(stream, frames.HEAD_BYTES))
-                        self._take(head.kind, head.number, _all(stream, head.length))
+                sockets.listen_in_beats(sock)
+                source = sockets.Source(sock, self._beat)
+                while True:
+                    head = frames.read_head(source.exactly(frames.HEAD_BYTES))
+                    self._arriving = head.number
+                    self._take(head.kind, head.number, source.exactly(head.length))
+                    self._arriving = 0
             except (OSError, EOFError, ValueError):
                 pass
+            self._arriving = 0
+            _shut(sock)  # who is in the middle of sending there must not wait any longer
             sock = self._again(sock)
 
-    def _take(self, kind: int, number: int, content: bytes) -> None:
+    def _beat(self) -> None:
+        """Say that we are here, unless somebody is sending, which says it as well."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._send(frames.BEAT, 0, [])
+            finally:
+                self._lock.release()
+
+    def _take(self, kind: int, number: int, content: frames.Buffer) -> None:
         with self._lock:
             ask = self._open.get(number)
             if ask is None:
@@ -345,11 +349,4 @@ def _exactly(sock: socket.socket, length: int) -> bytes:
         if not more:
             raise EOFError("the other side closed the connection")
         data += more
-    return data
-
-
-def _all(stream: Any, length: int) -> bytes:
-    data: bytes = stream.read(length)
-    if len(data) < length:
-        raise EOFError("the other side closed the connection")
     return data

@@ -14,36 +14,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from multitask._engine import envelope
+from multitask._engine import envelope, family
+from multitask._engine.queueing.remote import frames
 from multitask.errors import CannotTravel
 
 _RAW, _SEALED = b"r", b"s"
 _LENGTHS = struct.Struct(">Q")
 
 
-def seal(obj: Any) -> bytes:
-    """*obj* as bytes for a process that need not be related to this one; CannotTravel where that cannot be."""
+ALONE_BYTES = 1 << 16  # bytes from this size on are not copied to stand behind their mark
+
+
+def seal(obj: Any) -> frames.Message:
+    """*obj* for a process that need not be related to this one, in one piece or two; CannotTravel where that cannot be.
+
+    What has to do with descriptors cannot, also where both happen to be on one machine.
+    """
     if type(obj) is bytes:
-        return _RAW + obj
+        return [_RAW, obj] if len(obj) >= ALONE_BYTES else [_RAW + obj]
     try:
-        data, buffers = envelope.seal(obj, where="item")
+        with family.abroad():
+            data, buffers = envelope.seal(obj, where="item")
     except CannotTravel:
         raise
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise CannotTravel(f"the item cannot be put on a queue of another machine: {error}") from error
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     lengths = struct.pack(f">{len(views) + 1}Q", len(views), *(view.nbytes for view in views))
-    return b"".join((_SEALED, lengths, *views, data))
+    # A copy: the message may be sent again when the object is another by then.
+    return [b"".join((_SEALED, lengths, *views, data))]
 
 
-def open_sealed(data: bytes) -> Any:
+def open_sealed(data: frames.Buffer) -> Any:
     """The object again. This runs what the pickle says: only for what an authenticated peer has sent."""
-    if data[:1] == _RAW:
-        return data[1:]
+    view = memoryview(data)
+    if view[:1] == _RAW:
+        return bytes(view[1:])
     (count,) = _LENGTHS.unpack_from(data, 1)
     lengths = struct.unpack_from(f">{count}Q", data, 9)
     at = 9 + 8 * count
-    view = memoryview(data)
     buffers = []
     for length in lengths:
         buffers.append(bytearray(view[at : at + length]))  # its own and writable, as what was sealed may have been
@@ -56,19 +65,21 @@ class Parcel:
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: frames.Buffer) -> None:
         self.data = data
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (open_parcel, (self.data,))
+        small = len(self.data) < ALONE_BYTES
+        return (open_parcel, (bytes(self.data) if small else pickle.PickleBuffer(self.data),))
 
 
 _here = threading.local()
 
 
-def open_parcel(data: bytes) -> Any:
+def open_parcel(data: Any) -> Any:
     """What unpickling a Parcel comes to: its content, or itself while the server takes it for another client."""
-    return Parcel(data) if getattr(_here, "unopened", False) else open_sealed(data)
+    view = data if type(data) is bytes else memoryview(data).cast("B")
+    return Parcel(view) if getattr(_here, "unopened", False) else open_sealed(view)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import secrets
 import struct
 import threading
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from multitask._engine.queueing.local import Staying
@@ -23,6 +24,7 @@ from multitask._engine.queueing.remote import frames, sockets
 from multitask._engine.queueing.remote.connection import Connection
 from multitask._engine.queueing.remote.desk import Desk
 from multitask._engine.queueing.remote.session import Session
+from multitask._engine.queueing.remote.stream import Stream
 
 if TYPE_CHECKING:
     from multitask._engine.queueing.interface import Queue
@@ -45,7 +47,7 @@ class Server:
         self.patience = patience
         self.sessions: dict[bytes, Away] = {}
         self.connections: set[Connection] = set()
-        self.strangers: dict[asyncio.StreamWriter, None] = {}
+        self.strangers: dict[Stream, None] = {}
         self.desk = Desk(queue, objects=isinstance(queue, Staying))
         self._key = key
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -100,9 +102,11 @@ class Server:
     def _run(self) -> None:
         loop = self._loop
         asyncio.set_event_loop(loop)
-        server = loop.run_until_complete(asyncio.start_server(self._serve, sock=self._listener, backlog=BACKLOG))
+        listening = loop.create_server(lambda: Stream(self._accepted), sock=self._listener, backlog=BACKLOG)
+        server = loop.run_until_complete(listening)
         self._ready.set()
         try:
+            self.start(self._beat())
             loop.run_forever()
         finally:
             server.close()
@@ -111,18 +115,18 @@ class Server:
 
     async def _end(self) -> None:
         back = [item for away in list(self.sessions.values()) for item in away.end()]
-        writers = [*self.strangers, *(connection.writer for connection in self.connections)]
-        for writer in writers:
-            writer.close()
+        streams = [*self.strangers, *(connection.stream for connection in self.connections)]
+        for stream in streams:
+            stream.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        closing = [asyncio.ensure_future(writer.wait_closed()) for writer in writers]
+        closing = [asyncio.ensure_future(stream.wait_closed()) for stream in streams]
         if closing:
             await asyncio.wait(closing, timeout=FLUSH_SECONDS)
-            for writer in writers:
-                writer.transport.abort()
+            for stream in streams:
+                stream.abort()
             await asyncio.gather(*closing, return_exceptions=True)
         back, self.desk.left = back + self.desk.left, []
         try:
@@ -142,52 +146,67 @@ class Server:
         if items:
             self.start(self.desk.put_back(items))
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.strangers[writer] = None
+    async def _beat(self) -> None:
+        """Say to all clients that the server is there, and hang up on those who have said nothing for too long."""
+        while True:
+            due = self._loop.time() + sockets.BEAT_SECONDS
+            await asyncio.sleep(sockets.BEAT_SECONDS)
+            now = self._loop.time()
+            late = now > due + sockets.BEAT_SECONDS  # this process was stopped: what was said has not been read yet
+            for connection in list(self.connections):
+                if now - connection.stream.heard > sockets.SILENCE_SECONDS and not late:
+                    connection.stream.abort()
+                else:
+                    connection.beat()
+
+    def _accepted(self, stream: Stream) -> None:
+        self.start(self._serve(stream))
+
+    async def _serve(self, stream: Stream) -> None:
+        self.strangers[stream] = None
         if len(self.strangers) > STRANGERS:
             oldest = next(iter(self.strangers))
             del self.strangers[oldest]
-            oldest.transport.abort()
+            oldest.abort()
         connection = None
         try:
-            sockets.tune(writer.get_extra_info("socket"))
+            sockets.tune(stream.sock)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                session = await self._greet(reader, writer)
+                session = await self._greet(stream)
             if session is None:
                 return
-            self.strangers.pop(writer, None)
-            connection = Connection(self, reader, writer, session)
+            self.strangers.pop(stream, None)
+            connection = Connection(self, stream, session)
             self.connections.add(connection)
             connection.away.comes(connection)
             await connection.read()
         except (OSError, EOFError, ValueError, struct.error, asyncio.CancelledError):
             pass  # gone, too slow, no client of ours, or the server ends
         finally:
-            self.strangers.pop(writer, None)
+            self.strangers.pop(stream, None)
             if connection is not None:
                 self.connections.discard(connection)
                 connection.away.goes(connection)
-            writer.close()
+            stream.close()
 
-    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes | None:
+    async def _greet(self, stream: Stream) -> bytes | None:
         """Who is there: its session, or None for one that does not know the key. Fixed lengths only."""
         nonce = secrets.token_bytes(frames.NONCE_BYTES)
-        writer.write(frames.MAGIC + nonce)
-        magic = await reader.readexactly(len(frames.MAGIC))
+        stream.write([frames.MAGIC + nonce])
+        magic = await stream.exactly(len(frames.MAGIC))
         if magic != frames.MAGIC:
             return None
-        theirs = await reader.readexactly(frames.NONCE_BYTES)
-        session = await reader.readexactly(frames.SESSION_BYTES)
-        shown = await reader.readexactly(frames.PROOF_BYTES)
+        theirs = bytes(await stream.exactly(frames.NONCE_BYTES))
+        session = bytes(await stream.exactly(frames.SESSION_BYTES))
+        shown = bytes(await stream.exactly(frames.PROOF_BYTES))
         if not frames.same(shown, frames.proof(self._key, b"client", nonce, theirs, session)):
-            writer.write(frames.WELCOME.pack(frames.REFUSED, False, 0.0, 0))
-            await writer.drain()
+            stream.write([frames.WELCOME.pack(frames.REFUSED, False, 0.0, 0)])
             return None
         known = session in self.sessions
         if not known:
             self.sessions[session] = Away(self, session)
         mine = frames.proof(self._key, b"server", nonce, theirs, session)
-        writer.write(frames.WELCOME.pack(mine, known, self.patience, self.queue.maxsize))
+        stream.write([frames.WELCOME.pack(mine, known, self.patience, self.queue.maxsize)])
         return session
 
 
@@ -206,7 +225,7 @@ class Away:
             self.timer.cancel()
             self.timer = None
         if self.connection is not None:  # half open: the client has given it up before we heard of it
-            self.connection.writer.transport.abort()
+            self.connection.stream.abort()
         self.connection = connection
 
     def goes(self, connection: Connection) -> None:
@@ -218,10 +237,10 @@ class Away:
         else:
             self.timer = asyncio.get_running_loop().call_later(self.server.patience, self.over)
 
-    def send(self, number: int, kind: int, content: tuple[bytes, ...]) -> None:
+    def send(self, number: int, kind: int, content: Sequence[frames.Buffer]) -> None:
         """To the client where it is now; while it is away the session keeps the answer."""
         if self.connection is not None:
-            self.connection.writer.writelines([frames.frame(kind, number, 0, *content)])
+            self.connection.stream.write(frames.parts(kind, number, 0, *content))
 
     def over(self) -> None:
         self.server.give_back(self.end())
@@ -239,8 +258,8 @@ _servers: weakref.WeakSet[Server] = weakref.WeakSet()
 def _forked() -> None:
     """The child must not hold the connections open: clients would never hear of the server's end."""
     for server in list(_servers):
-        sockets.let_go([server._listener, *(c.writer.get_extra_info("socket") for c in server.connections)])
-        sockets.let_go([writer.get_extra_info("socket") for writer in server.strangers])
+        sockets.let_go([server._listener, *(each.stream.sock for each in server.connections)])
+        sockets.let_go([stream.sock for stream in server.strangers])
 
 
 if hasattr(os, "register_at_fork"):

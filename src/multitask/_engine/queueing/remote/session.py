@@ -16,7 +16,7 @@ from typing import Any
 
 from multitask._engine.queueing.remote import frames
 
-Reply = tuple[int, tuple[bytes, ...]]
+Reply = tuple[int, tuple[frames.Buffer, ...]]
 
 
 class Request:
@@ -49,7 +49,7 @@ class Session:
     def begin(self, number: int, stop: Callable[[], object]) -> None:
         self.requests[number] = Request(stop)
 
-    def answer(self, number: int, kind: int, *content: bytes, held: Iterable[Any] = ()) -> bool:
+    def answer(self, number: int, kind: int, *content: frames.Buffer, held: Iterable[Any] = ()) -> bool:
         """Keep the answer; False when nobody wants it any more: *held* is the caller's to put back."""
         request = self.requests.get(number)
         if request is None:
