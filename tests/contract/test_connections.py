@@ -312,7 +312,7 @@ ORPHANING = """
 import os, signal, multitask
 manager = multitask.Manager()
 things = manager.dict(a=1)
-print(manager._process.pid, manager.address[1:], flush=True)
+print(manager._process.pid, os.fsdecode(manager.address)[1:], flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
