@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 
-from multitask._engine.family.entries import Entries, Full, most
+from multitask._engine.family.entries import Entries, Full
 from multitask._engine.family.messages import (
     ANSWER,
     BORROW,
@@ -90,7 +90,6 @@ class Broker:
     # --- the thread -------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        most()  # loads a module, while there is a descriptor left to load it with
         while True:
             for fd, _ in self._poll.poll():
                 try:

@@ -199,10 +199,10 @@ class Entries:
         forking.disown(entry.fd)
 
     def _make_room(self) -> None:
-        if self.lines + len(self._by_number) < most():
+        if self.lines + len(self._by_number) < _most():
             return
         self._look(len(self._round))
-        if self.lines + len(self._by_number) >= most():
+        if self.lines + len(self._by_number) >= _most():
             raise Full(len(self._by_number))
 
 
@@ -210,12 +210,10 @@ def _nothing() -> None:
     pass
 
 
-def most() -> int:
-    """How many descriptors may be kept here."""
-    import resource  # not above: that is half a millisecond, and every pool's start would wait for it
-
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 30 if soft == resource.RLIM_INFINITY else int(soft * _SHARE)
+def _most() -> int:
+    """How many descriptors may be kept here; by sysconf, for the module resource takes half a millisecond to load."""
+    soft = os.sysconf("SC_OPEN_MAX") if hasattr(os, "sysconf") else -1
+    return int(soft * _SHARE) if soft > 0 else 1 << 30
 
 
 def _own_description(fd: int) -> tuple[int, int]:
