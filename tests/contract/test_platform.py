@@ -54,7 +54,7 @@ def run(tmp_path, what, *files):
     done = subprocess.run(
         [sys.executable, script, what, *flags, *(str(ROOT / "tests" / "contract" / file) for file in files)],
         cwd=ROOT,
-        env={**os.environ, "MULTITASK_NATIVE": "0"},
+        env={key: value for key, value in os.environ.items() if "XDIST" not in key} | {"MULTITASK_NATIVE": "0"},
         capture_output=True,
         text=True,
         timeout=290,
