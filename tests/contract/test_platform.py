@@ -36,6 +36,8 @@ def fits(item):
     params = item.callspec.params if hasattr(item, "callspec") else {}
     if queues:
         return params.get("flavour") in FLAVOURS
+    if "test_sharing" in item.nodeid and ("object_is" in item.name or params.get("variant") != "thread"):
+        return False  # nothing there is mapped by two processes or kept as a pickle: see test_shared_memory_says_...
     return params.get("variant") in VARIANTS and "ctrl_c" not in item.name  # Ctrl-C is another thing elsewhere
 
 class Only:
@@ -74,3 +76,32 @@ def test_the_contract_holds_on_spawn_and_threads_where_the_rest_is_missing(tmp_p
 def test_queues_keep_theirs_within_one_process_where_the_rest_is_missing(tmp_path):
     """On a file whose lock is the standard library's semaphore, and served from there."""
     run(tmp_path, "queues", "test_queues.py", "test_queues_shutdown.py")
+
+
+SHARING_ELSEWHERE = """
+import os
+del os.memfd_create
+import sys
+sys.modules["fcntl"] = None
+import multitask
+counter = multitask.Counter(3)
+with multitask.Pool(1, kind="thread") as pool:
+    print(pool.apply(counter.add, (4,)))
+with multitask.Pool(1, start_method="spawn") as pool:
+    try:
+        pool.apply(print, (counter,))
+    except multitask.CannotTravel as error:
+        print(error.__cause__ or error)
+"""
+
+
+def test_shared_memory_says_that_it_stays_in_its_process_where_the_rest_is_missing():
+    done = subprocess.run(
+        [sys.executable, "-c", SHARING_ELSEWHERE],
+        env={**os.environ, "MULTITASK_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("7\n") and "on this platform" in done.stdout, done.stdout

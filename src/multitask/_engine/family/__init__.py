@@ -89,14 +89,16 @@ def lend(fd: int, key: bytes | None = None, *, held: bool = False) -> Ticket:
             "shared memory, queues, pipes and sockets are those of one machine",
             fix="send what is in them, as numpy.array(shared), value.value, bytes(view), or an address to connect to",
         )
-    if key is not None:
-        import fcntl
-
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        _uses_keys = True
     where = address()
     if where is None:
-        raise errors.NotSupported("descriptors cannot be handed to running processes on this platform")
+        raise _not_here()
+    if key is not None:
+        try:
+            import fcntl
+        except ImportError:
+            raise _not_here() from None
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        _uses_keys = True
     broker = _own(where.name)
     if broker is not None:
         return Ticket(*where, _lend_here(broker, fd, key or b"", held))
@@ -120,6 +122,13 @@ def _lend_here(broker: Broker, fd: int, key: bytes, held: bool) -> int:
         if isinstance(error, OSError) and error.errno != errno.EMFILE:
             raise
         raise OSError(errno.EMFILE, out_of_descriptors(os.getpid(), len(broker.entries))) from None
+
+
+def _not_here() -> errors.NotSupported:
+    return errors.NotSupported(
+        "descriptors, and so shared memory and queues, cannot be handed to running processes on this platform",
+        fix="use a Manager, or a queue that serves others: queue.serve((host, port), authkey=...)",
+    )
 
 
 def borrow(ticket: Ticket, *, counted: bool = True) -> int:
