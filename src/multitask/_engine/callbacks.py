@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from multitask._engine import patience
 from multitask._engine.core import PENDING
 
 if TYPE_CHECKING:
@@ -188,10 +189,8 @@ class _Gate:
             self._lock.release()
 
     def wait(self, timeout: float | None = None) -> bool:
-        if not self.is_open:
-            seconds = -1.0 if timeout is None else min(max(timeout, 0.0), threading.TIMEOUT_MAX)
-            if self._lock.acquire(timeout=seconds):
-                self._lock.release()
+        if not self.is_open and patience.acquire(self._lock, timeout):
+            self._lock.release()
         return self.is_open
 
 

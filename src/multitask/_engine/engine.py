@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multitask import _native, policies
-from multitask._engine import shutdown
+from multitask._engine import patience, shutdown
 from multitask._engine.callbacks import Callbacks
 from multitask._engine.core import GONE, RUNNING, Core
 from multitask._engine.supervisor import Supervisor
@@ -123,7 +123,7 @@ class Engine:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the work is done and the workers are gone; False when *timeout* seconds were not enough."""
-        return self._ended.wait(timeout)
+        return patience.wait(self._ended, timeout)
 
     def disown(self) -> None:
         """In a child of os.fork(): nothing here belongs to this process."""

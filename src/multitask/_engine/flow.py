@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from multitask import _native
-from multitask._engine import taskbase
+from multitask._engine import patience, taskbase
 from multitask._engine.core import CALL, CHUNK, Core, Options
 from multitask.errors import PoolClosed
 
@@ -284,7 +284,7 @@ class Flows:
             flows = list(self._flows)
         for flow in flows:
             flow.grant(EVERYTHING)
-        return self._quiet.wait(timeout)
+        return patience.wait(self._quiet, timeout)
 
     def excuse(self) -> None:
         """Before unread failures are reported: leave out those of streams that have raised one."""

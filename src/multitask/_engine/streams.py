@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from multitask._engine import clock
+from multitask._engine import clock, patience
 from multitask._engine.reraise import raise_again
 from multitask.errors import TimeoutError
 
@@ -122,7 +122,8 @@ class Stream(Iterator[T]):
                 if flow.submitted > self._taken:
                     return
                 if not flow.finished:
-                    if not flow.changed.wait(timeout):
+                    piece = patience.piece(timeout)
+                    if not flow.changed.wait(piece) and piece is not None and timeout is not None and piece >= timeout:
                         raise self._too_late(timeout)
                     return
             finally:

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from multitask._engine import clock
+from multitask._engine import clock, patience
 from multitask._engine.core import CALL, CANCELLED, FINISHED, PENDING, Options
 from multitask._engine.sites import Site, is_ours
 from multitask.errors import CancelledError
@@ -348,5 +348,5 @@ def sleep_until(condition: threading.Condition, settled: Callable[[], bool], tim
             left = None if until is None else until - clock.monotonic()
             if left is not None and left <= 0:
                 return False
-            condition.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
+            condition.wait(patience.piece(left))
         return True

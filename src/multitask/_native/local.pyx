@@ -20,6 +20,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import operator
 import os
+import threading
 
 from multitask.errors import TimeoutError as _TimeoutError
 
@@ -31,6 +32,7 @@ cdef extern from "Python.h":
         PY_LOCK_INTR
     PyThread_type_lock PyThread_allocate_lock()
     void PyThread_free_lock(PyThread_type_lock lock)
+    unsigned long PyThread_get_thread_ident()
     int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
     void PyThread_release_lock(PyThread_type_lock lock)
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int intr) nogil
@@ -50,14 +52,18 @@ cdef enum:
     LATE = 2
     FORKED = 3
 
+    MAIN_SLICE_US = 250000
+
 cdef double LONGEST_SECONDS = 1e9
 
 # How often this process came out of a fork: who waited in the parent does not exist here.
 cdef unsigned int forks = 0
+cdef unsigned long main_thread = threading.main_thread().ident
 
 def _forked():
-    global forks
+    global forks, main_thread
     forks += 1
+    main_thread = PyThread_get_thread_ident()
 
 os.register_at_fork(after_in_child=_forked)
 
@@ -313,7 +319,8 @@ cdef class ThreadQueue:
         # CALLED, LATE, or FORKED: all is to be looked at again. An error of a signal's handler leaves nobody in line,
         # and in the queue what was given meanwhile.
         cdef PyLockStatus status
-        cdef int64_t rest = -1
+        cdef int64_t rest
+        cdef bint cut, slices = PyThread_get_thread_ident() == main_thread
         cdef unsigned int born
         if self.born != forks:
             self.recover()
@@ -321,15 +328,18 @@ cdef class ThreadQueue:
         join_line(line, me)
         try:
             while True:
-                if end != FOREVER:
-                    rest = max(end - now_us(), 0)
+                rest = -1 if end == FOREVER else max(end - now_us(), 0)
+                # A signal that comes just before this sleep does not end it, and the main thread's handlers wait.
+                cut = slices and not 0 <= rest <= MAIN_SLICE_US
+                if cut:
+                    rest = MAIN_SLICE_US
                 with nogil:
                     status = PyThread_acquire_lock_timed(me.lock, rest, 1)
                 if me.line == NULL:
                     return CALLED
-                if status == PY_LOCK_FAILURE:
+                if status == PY_LOCK_FAILURE and not cut:
                     return LATE
-                if status == PY_LOCK_INTR:
+                if status != PY_LOCK_ACQUIRED:
                     PyErr_CheckSignals()
                     if me.line == NULL:
                         return CALLED

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
-from multitask._engine import clock
+from multitask._engine import clock, patience
 from multitask._engine.queueing.interface import Empty, Full, ShutDown
 from multitask.errors import TimeoutError
 
@@ -51,10 +51,7 @@ class Waiter:
 
     def sleep(self, end: float) -> None:
         """Until called or *end*."""
-        if end == FOREVER:
-            self.lock.acquire()
-        else:
-            self.lock.acquire(timeout=max(end - clock.monotonic(), 0))
+        patience.acquire(self.lock, None if end == FOREVER else end - clock.monotonic())
 
     def call(self) -> None:
         self.called = True

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from multitask._engine import clock
+from multitask._engine import clock, patience
 from multitask._engine.queueing import awaiting
 from multitask._engine.queueing.interface import Empty, Full, Queue, ShutDown, closed_error
 from multitask._engine.queueing.remote import frames, sealed
@@ -60,10 +60,10 @@ class RemoteQueue(Queue):
         ask.call = done.release
         try:
             self._line.ask(ask)
-            if seconds is None or not done.acquire(timeout=min(seconds + SLACK_SECONDS, threading.TIMEOUT_MAX)):
+            if seconds is None or not patience.acquire(done, seconds + SLACK_SECONDS):
                 if seconds is not None and not self._line.may_still_come(ask):
                     raise Empty
-                done.acquire()
+                patience.acquire(done, None)
         except BaseException:
             self._line.give_up(ask)
             raise
