@@ -320,8 +320,9 @@ def test_what_left_its_workers_session_does_not_outlive_a_killed_parent_either(
 
 
 FORKING_UNDER_SIGNALS = """
-import logging, os, signal, sys, threading  # logging has hooks for forks, written in Python
+import os, signal, sys, threading
 from multitask._engine.workers import forking
+import logging  # has hooks for forks, written in Python: after ours, so that what comes after a fork meets ours first
 
 class Stop(Exception):
     pass
