@@ -13,9 +13,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 NATIVE := $(wildcard src/multitask/_native/*.pyx src/multitask/_native/*.pxd src/multitask/_native/*.pxi src/multitask/_native/*.h)
 # What `make test` runs; for one file: make test TESTS=tests/pure/test_layers.py
-# Two at a time: most tests wait for processes to start or end.
+# Three at a time on two processors: most tests wait for processes to start or end.
 TESTS ?= tests
-PYTEST_FLAGS ?= -n 2 --dist worksteal
+PYTEST_FLAGS ?= -n 3 --dist worksteal
 
 .PHONY: help run test bench check format docs chapters mutants sanitize wheel clean
 
