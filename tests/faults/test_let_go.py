@@ -92,7 +92,7 @@ def cancelled_in_line(pool: Pool, gate: Keeper, lent: Lent) -> Any:
     return task
 
 
-def cancelled_in_lane(pool: Pool, gate: Keeper, lent: Lent) -> Any:
+def cancelled_in_lane(pool: Any, gate: Keeper, lent: Lent) -> Any:
     """Right behind the one that runs."""
     pool.submit(gate.hold)
     gate.wait_arrived()
@@ -109,11 +109,7 @@ def cancelled_before_any_worker_was_ready(pool: Pool, gate: Keeper, lent: Lent) 
 
 
 def cancelled_with_an_hour_to_go(pool: Pool, gate: Keeper, lent: Lent) -> Any:
-    pool.submit(gate.hold)
-    gate.wait_arrived()
-    task = pool.options(timeout=3600).submit(take, lent.array)
-    assert task.cancel()
-    return task
+    return cancelled_in_lane(pool.options(timeout=3600), gate, lent)
 
 
 def cancelled_after_its_worker_was_lost(pool: Pool, gate: Keeper, lent: Lent) -> Any:

@@ -250,6 +250,11 @@ def belongings() -> tuple[int, int, int]:
     return len(os.listdir("/proc/self/fd")) - len(family.descriptors()), len(tree.children(os.getpid())), len(below)
 
 
+def nothing_more_than(before: tuple[int, int, int]) -> bool:
+    """Fewer may be: what an earlier test had open may be closed meanwhile."""
+    return all(now <= then for now, then in zip(belongings(), before, strict=True))
+
+
 @pytest.mark.parametrize(("cycled", "cycles"), [("fork", 300), ("forkserver", 300), ("spawn", 40)])
 def test_cycles_of_start_and_kill_leave_nothing(cycled: str, cycles: int, capfd: Any) -> None:
     with staying(cycled):
@@ -265,7 +270,7 @@ def test_cycles_of_start_and_kill_leave_nothing(cycled: str, cycles: int, capfd:
             assert finish(worker) == -signal.SIGKILL
         else:
             worker.close()
-    wait_until(lambda: belongings() == before)
+    wait_until(lambda: nothing_more_than(before))
     if server_pid:
         assert server.server_pid() == server_pid
         wait_until(lambda: len(os.listdir(f"/proc/{server_pid}/fd")) <= server_fds)
@@ -293,7 +298,7 @@ def test_running_out_of_descriptors_is_a_clear_error_and_leaves_nothing(method: 
             assert finish(worker) == 3 or "Too many open files" in capfd.readouterr().err
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        wait_until(lambda: belongings() == before)
+        wait_until(lambda: nothing_more_than(before))
     assert 0 < refused < 12
 
 
