@@ -36,7 +36,7 @@ $(VENV)/.stamp-venv:
 
 # What running needs: few packages, so that the first `make run` is quick.
 $(VENV)/.stamp-run: pyproject.toml setup.py | $(VENV)/.stamp-venv
-	@echo "· installing multitask and building its native core"
+	@echo "· installing multitask and building its native core (half a minute)"
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 

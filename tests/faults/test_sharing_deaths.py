@@ -127,6 +127,95 @@ print(counter.get())
 """
 
 
+@native_only
+@pytest.mark.parametrize("when", ["no descriptor", "late", "late and the first"])
+def test_a_child_keeps_what_it_had_however_it_was_forked(tmp_path, when):
+    """Without a descriptor for it, or with objects that came after the arenas were asked to prepare for the fork."""
+    script = run(tmp_path, KEEPS, when)
+    assert (script.process.returncode, script.out, script.err) == (0, "7 8 True\nFalse\n", "")
+
+
+KEEPS = """
+import os
+import pickle
+import resource
+import sys
+
+when = sys.argv[1]
+kept = []
+
+
+def make():
+    from multitask import Counter
+
+    kept.append(Counter(7))
+
+
+def prepare():  # called after what was registered later
+    if when.startswith("late") and not kept:
+        make()
+
+
+os.register_at_fork(before=prepare)
+
+from multitask import Counter, Value
+from multitask._engine.memory.native import arenas
+
+
+def churn():
+    for made in arenas.made.values():
+        for arena in made:
+            arena.sweep()
+    return [Counter(99) for _ in range(2000)]
+
+
+if when != "late and the first":
+    first = Counter(1)
+if when == "no descriptor":
+    make()
+    value = Value("q", 0)
+elif when == "late":
+    value = Value("q", 0)
+else:
+    value = None
+read, write = os.pipe()
+read_back, write_back = os.pipe()
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+if when == "no descriptor":
+    taken = {int(name) for name in os.listdir("/proc/self/fd")}
+    full = next(limit for limit in range(len(taken) + 1) if limit not in taken)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (full, hard))
+pid = os.fork()
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+if not pid:
+    os.read(read, 1)
+    (counter,) = kept
+    got = counter.get(), counter.add()
+    if value is not None:
+        with value.get_lock():
+            value.value += 1
+    others = [Counter(5) for _ in range(100)]
+    print(*got, all(other.get() == 5 for other in others), flush=True)
+    os.write(write_back, pickle.dumps(counter))
+    os.read(read, 1)
+    grandchild = os.fork()
+    if not grandchild:  # has descriptors, and so a membership of its own
+        print(any(arena.lent for arena in arenas.joined.values()), flush=True)
+        os._exit(0)
+    os._exit(os.waitpid(grandchild, 0)[1])
+kept.clear()
+new = churn()
+os.write(write, b"x")
+assert pickle.loads(os.read(read_back, 4096)).get() == 8
+os.write(write, b"x")
+assert os.waitpid(pid, 0)[1] == 0
+assert all(counter.get() == 99 for counter in new)
+if value is not None:
+    with value.get_lock():
+        assert value.value == 1
+"""
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_workers_killed_with_arrays_in_hand_leave_nothing(method):
     before = owned()

@@ -13,6 +13,7 @@ from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EAGAIN, EBUSY, ETIMEDOUT
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 
@@ -70,6 +71,8 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &now);
         return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     }
+    /* A description of its own for the file of *fd*; -1: none is to be had. */
+    static int ms_reopen(const char *path) { return open(path, O_RDWR | O_CLOEXEC); }
     static void ms_relax(void) {
     #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
@@ -81,6 +84,7 @@ cdef extern from *:
     void ms_store(counter_word *count, int64_t n) nogil
     int ms_swap_if(counter_word *count, int64_t old, int64_t new_) nogil
     int64_t ms_now_ns() nogil
+    int ms_reopen(const char *path) nogil
     void ms_relax() nogil
 
 cdef extern from "<unistd.h>" nogil:
@@ -115,6 +119,7 @@ cdef class Arena:
     cdef uint32_t waiting     # of them
     cdef int doubled          # the descriptor of the child that is being forked, or -1
     cdef uint32_t heir        # and its member
+    cdef readonly bint lent   # a child shares this membership: no use ends any more
     cdef readonly int fd
     cdef readonly bint own    # made here: this process hands out its cells
     cdef readonly bytes key
@@ -203,6 +208,7 @@ cdef class Arena:
         memset(cell.data, 0, self.at.cell_bytes)
         cell.nbytes = nbytes
         cell.generation = ms_begin(self.at, self.member, cell.index)
+        self.bequeath(cell.index)
         self.counts[cell.index] = 1
         cell.arena = self
         cell.begin()
@@ -215,9 +221,9 @@ cdef class Arena:
             raise ValueError("the handle names a cell that this arena does not have")
         cell = kind.__new__(kind)
         if not ms_arrive(self.at, self.member, index, generation):
-            if not self.counts[index]:
-                ms_leave(self.at, self.member, index)
+            self.leave(index)
             return None
+        self.bequeath(index)
         if claimed:
             ms_settle(self.at, index, generation)
         self.counts[index] += 1
@@ -251,10 +257,19 @@ cdef class Arena:
             return
         if self.held[index] and not self.let_go(index):
             return
-        ms_leave(self.at, self.member, index)
+        self.leave(index)
         if self.own and self.at.joins == 1 and ms_reclaim(self.at, index):
             self.stack[self.waiting] = index
             self.waiting += 1
+
+    cdef void leave(self, uint32_t index) noexcept:
+        if not self.counts[index] and not self.lent:
+            ms_leave(self.at, self.member, index)
+
+    cdef void bequeath(self, uint32_t index) noexcept:
+        """Another thread is about to fork, and the child will have this cell too."""
+        if self.doubled >= 0:
+            ms_use(self.at, self.heir, index)
 
     cdef bint let_go(self, uint32_t index) noexcept:
         """Release a lock that nobody is left to release. 0: it cannot be, and the cell stays for ever."""
@@ -273,13 +288,21 @@ cdef class Arena:
 
     # --- fork: the child is a user of its own from before it exists ---------------------------------------------------
 
-    def before_fork(self, int fd):
-        """Make *fd*, a new description of the same file, stand for the child that comes."""
-        cdef int heir = ms_double(self.at, self.member, fd)
-        if heir < 0:
-            raise OSError(-heir, "the child cannot join an arena of shared objects")
-        self.doubled = fd
-        self.heir = heir
+    def before_fork(self):
+        """Make a new description of the file stand for the child that comes; without one the two will share ours."""
+        cdef char path[40]
+        cdef int heir
+        self.in_parent()    # what a signal's handler may have kept an earlier fork from doing
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", self.fd)
+        self.doubled = ms_reopen(path)
+        if self.doubled >= 0:
+            heir = ms_double(self.at, self.member, self.doubled)
+            if heir >= 0:
+                self.heir = heir
+                return
+            c_close(self.doubled)
+            self.doubled = -1
+        self.lent = True
 
     def in_parent(self):
         """After the fork: what stands for the child is the child's alone."""
@@ -287,12 +310,19 @@ cdef class Arena:
             c_close(self.doubled)
             self.doubled = -1
 
+    def lend(self):
+        """After the fork, whether membership is shared: that of an arena that came too late for ``before_fork`` is."""
+        self.lent = self.lent or self.doubled < 0
+        return self.lent
+
     def in_child(self):
         """After the fork: this process is the heir, holds no lock, and hands out no cell of its parent's."""
-        c_close(self.fd)
-        self.fd = self.doubled
-        self.doubled = -1
-        self.member = self.heir
+        self.lent = self.doubled < 0
+        if not self.lent:
+            c_close(self.fd)
+            self.fd = self.doubled
+            self.doubled = -1
+            self.member = self.heir
         self.own = False
         memset(self.held, 0, 4 * self.at.cells)
 

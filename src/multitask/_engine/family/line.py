@@ -12,6 +12,7 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from multitask import errors
 from multitask._engine.family.broker import peer_of
@@ -173,6 +174,14 @@ class Line:
         line, self._socket = self._socket, None
         if line is not None:
             forking.disown(line.detach())
+
+    def __del__(self, disown: Callable[[int], None] = forking.disown) -> None:
+        line, self._socket = self._socket, None
+        if line is not None:
+            try:
+                disown(line.detach())
+            except (AttributeError, TypeError):  # the interpreter ends, and modules are empty: the kernel closes it
+                pass
 
     def _gone(self) -> ConnectionError:
         return ConnectionResetError(

@@ -15,6 +15,7 @@ from multitask import errors
 from multitask._engine.memory import handles
 from multitask._engine.memory.handles import Handle
 from multitask._engine.memory.memory import Memory, make, new_file
+from multitask._engine.workers import forking
 from multitask._native import shared
 
 CELL_BYTES_MOST = 32 * 1024  # what is larger has a file of its own
@@ -85,10 +86,13 @@ class Arenas:
 
     def before_fork(self) -> None:
         for arena in list(self.joined.values()):
-            arena.before_fork(os.open(f"/proc/self/fd/{arena.fd}", os.O_RDWR | os.O_CLOEXEC))
+            arena.before_fork()
 
     def in_parent(self) -> None:
         for arena in list(self.joined.values()):
+            if arena.lend():  # what is taken from it is never free again: the next cells come from elsewhere
+                for made in self.made.values():
+                    made[:] = [other for other in made if other is not arena]
             arena.in_parent()
 
     def in_child(self) -> None:
@@ -99,6 +103,10 @@ class Arenas:
 
 arenas = Arenas()
 os.register_at_fork(before=arenas.before_fork, after_in_parent=arenas.in_parent, after_in_child=arenas.in_child)
+# Around all of that, so that it is done for one fork at a time: what comes before a fork is called last in, first out.
+os.register_at_fork(
+    before=forking.gate.acquire, after_in_parent=forking.gate.release, after_in_child=forking.gate.release
+)
 
 
 def reduce(cell: shared.Cell, *more: Any) -> tuple[Any, ...]:

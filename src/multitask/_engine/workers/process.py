@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from multitask import errors
 from multitask._engine.workers import entry, forking, launching, lifeline, reaping, server, spawned, tree
 from multitask._typing import Any, NoReturn
+from multitask.errors import PoolBroken  # now: when no descriptor is left, it is too late
 
 __all__ = ["WorkerProcess", "start_methods", "start_worker"]
 
@@ -153,7 +154,7 @@ def _telling_why(method: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise errors.PoolBroken(
+        raise PoolBroken(
             f"could not start a worker process ({method})",
             why=str(error),
             fix=_REMEDIES.get(error.errno or 0),
