@@ -71,6 +71,7 @@ test: $(VENV)/.stamp-dev ## all tests; a few that fail run once more, alone
 bench: $(VENV)/.stamp-bench ## the figures, side by side with the peers
 	@$(BIN)/python bench/pool.py $(BENCH_FLAGS)
 	@$(BIN)/python bench/queue.py $(BENCH_FLAGS)
+	@$(BIN)/python bench/sharing.py $(BENCH_FLAGS)
 
 check: $(VENV)/.stamp-dev ## lint, format, types, layers, the docs and their examples
 	@echo "· ruff check";  $(BIN)/ruff check --quiet .
