@@ -1,5 +1,6 @@
 """The fixture that fails a test which leaves something behind does see what is left behind."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -86,6 +87,29 @@ def test_named_shared_memory_is_found():
         memory.unlink()
     assert len(left) == 1
     assert memory.name in left[0]
+
+
+def test_a_semaphore_with_a_name_is_found_if_this_process_made_it():
+    before = leftovers.look()
+    lock = multiprocessing.get_context("spawn").Lock()
+    other = subprocess.run([sys.executable, "-c", ANOTHERS], input=b"", stdout=subprocess.PIPE, check=True)
+    name = f"/dev/shm/{other.stdout.decode().strip()}"
+    try:
+        left = leftovers.wait_until_clean(before)
+        assert os.path.exists(name)
+    finally:
+        os.unlink(name)
+    del lock
+    assert len(left) == 1 and f"sem.mp{os.getpid()}-" in left[0]
+    assert leftovers.wait_until_clean(before) == []
+
+
+ANOTHERS = """
+import os
+name = f"sem.mp-{os.getpid()}"
+open(f"/dev/shm/{name}", "w").close()
+print(name)
+"""
 
 
 @pytest.mark.leaves_behind("thread")

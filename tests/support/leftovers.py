@@ -7,6 +7,7 @@ about to end, a child being reaped) is waited for, each by its own means, up to 
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import select
 import sys
@@ -204,6 +205,10 @@ def _server_descriptors() -> set[int]:
 # --- named shared memory ----------------------------------------------------------------------------------
 
 
+_mine = f"sem.mp{os.getpid()}-"
+multiprocessing.current_process()._config["semprefix"] = f"/mp{os.getpid()}"  # type: ignore[attr-defined]
+
+
 def _shared_memory() -> frozenset[str]:
     try:
         return frozenset(os.listdir(SHARED_MEMORY))
@@ -212,11 +217,8 @@ def _shared_memory() -> frozenset[str]:
 
 
 def _new_memory(before: Look) -> set[str]:
-    new = _shared_memory() - before.memory
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        # multiprocessing's, which its tracker removes: other workers make and lose some as well, and they name nobody.
-        # test_platform.py tests what is ours to answer for, where the library itself makes such.
-        new = frozenset(name for name in new if not name.startswith("sem."))
+    # Other processes' semaphores come and go as well, and those of the standard library name nobody.
+    new = {name for name in _shared_memory() - before.memory if name.startswith(_mine) or not name.startswith("sem.")}
     return {name for name in new if not _used_by_a_stranger(name)} if new else set()
 
 
