@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import re
 import select
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Set
 from dataclasses import dataclass, field
+from multiprocessing import shared_memory
 from pathlib import Path
 
 GRACE_SECONDS = 3.0
@@ -205,8 +207,11 @@ def _server_descriptors() -> set[int]:
 # --- named shared memory ----------------------------------------------------------------------------------
 
 
-_mine = f"sem.mp{os.getpid()}-"
+# What the standard library makes names nobody, and others' come and go as well: ours has our number in its name.
+_MADE_BY_STDLIB = re.compile(r"sem\.|psm_|p\d+_")
+_mine = (f"sem.mp{os.getpid()}-", f"p{os.getpid()}_")
 multiprocessing.current_process()._config["semprefix"] = f"/mp{os.getpid()}"  # type: ignore[attr-defined]
+shared_memory._SHM_NAME_PREFIX = f"/p{os.getpid()}_"  # type: ignore[attr-defined]
 
 
 def _shared_memory() -> frozenset[str]:
@@ -217,8 +222,9 @@ def _shared_memory() -> frozenset[str]:
 
 
 def _new_memory(before: Look) -> set[str]:
-    # Other processes' semaphores come and go as well, and those of the standard library name nobody.
-    new = {name for name in _shared_memory() - before.memory if name.startswith(_mine) or not name.startswith("sem.")}
+    new = {
+        name for name in _shared_memory() - before.memory if name.startswith(_mine) or not _MADE_BY_STDLIB.match(name)
+    }
     return {name for name in new if not _used_by_a_stranger(name)} if new else set()
 
 
