@@ -78,6 +78,16 @@ def test_the_insides_of_the_stdlibs_queue_are_not_there(flavour):
             pass
 
 
+def test_empty_answers_after_close(flavour):
+    unused, used, done = flavour.queue(), flavour.queue(), flavour.queue()
+    used.put(1)
+    done.put(1)
+    done.get()
+    for q in (unused, used, done):
+        q.close()
+    assert (unused.empty(), used.empty(), done.empty()) == (True, False, True)
+
+
 def test_join_thread_may_come_before_close(flavour):
     q = flavour.queue()
     q.join_thread()

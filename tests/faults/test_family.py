@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 SCENARIOS = Path(__file__).parents[1] / "support" / "family_scenarios.py"
+# Python 3.12 and later say of every fork beside a thread that it may go wrong; our own thread is one.
+FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 METHODS = ["fork", "spawn", "forkserver"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors travel on Linux only")
@@ -18,7 +20,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors tra
 
 def play(*words):
     done = subprocess.run(
-        [sys.executable, SCENARIOS, *words], capture_output=True, text=True, timeout=90, stdin=subprocess.DEVNULL
+        [sys.executable, *FORKS_SAID, SCENARIOS, *words],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 
 from multitask._engine.queueing import choice
 
+# Python 3.12 and later say of every fork beside a thread that it may go wrong; our own thread is one.
+FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 PROGRAM = Path(__file__).parent.parent / "support" / "queue_cycles.py"
 
 
 def run(*args: object) -> tuple[dict[str, int], dict[str, int]]:
     if "native" in args and not choice.native():
         pytest.skip("the native queue is not built")
-    done = subprocess.run([sys.executable, str(PROGRAM), *map(str, args)], capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        [sys.executable, *FORKS_SAID, str(PROGRAM), *map(str, args)], capture_output=True, text=True, timeout=110
+    )
     assert done.stderr == "" and done.returncode == 0
     first, last = json.loads(done.stdout)
     print(f"\n{' '.join(map(str, args))}: {last}")
@@ -38,3 +43,47 @@ def test_a_thousand_queues_left_by_the_killed_leave_nothing(flavour):
 def test_queues_made_and_dropped_under_a_limit_of_1024_open_files(flavour, count):
     first, last = run(flavour, count, "drop")
     assert last == first
+
+
+@pytest.mark.parametrize("native", ["1", "0"])
+def test_a_queue_that_lives_until_the_interpreter_ends_lets_it_end(native: str) -> None:
+    """Threads stand still by then, and one of them may hold a lock of the library's."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LIVES_ON],
+        env={**os.environ, "MULTITASK_NATIVE": native},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
+
+
+LIVES_ON = """
+import os
+import pickle
+import threading
+from multitask import Counter, Queue
+from multitask._engine import family
+from multitask._engine.workers import forking
+
+queue, bounded, counter = Queue(), Queue(3), Counter(0)
+family.lend(0)
+sent = [pickle.dumps(thing) for thing in (queue, bounded, counter)]
+read = [pickle.loads(data) for data in sent]
+
+class Late:
+    def __del__(self, disown=forking.disown, dup=os.dup):
+        disown(dup(0))
+
+late = Late()
+held = threading.Event()
+
+def hold():
+    with forking.gate:
+        held.set()
+        threading.Event().wait()
+
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+print("end", flush=True)
+"""

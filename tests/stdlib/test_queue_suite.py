@@ -23,6 +23,7 @@ EXCLUDED = {
     "QueueTest.test_negative_timeout_raises_exception-shared": "as multiprocessing.Queue: a negative timeout is 0",
     "_TestQueue.test_queue_feeder_donot_stop_onexc": "what cannot be pickled raises in put: there is no feeder",
     "_TestQueue.test_queue_feeder_on_queue_feeder_error": "a hook of the stdlib's feeder thread",
+    "_TestQueue.test_closed_queue_empty_exceptions": "empty() answers after close() too",
     "_TestQueue.test_no_import_lock_contention": "a script that imports multiprocessing by name",
     "TestSimpleQueue.test_closed": "looks at _reader and _writer, attributes of the stdlib's queue",
 }

@@ -188,6 +188,8 @@ def release(key: bytes) -> None:
 
 
 def _tell(where: Address, kind: bytes, content: bytes) -> None:
+    if sys.is_finalizing():
+        return  # threads stand still now, with whatever lock they hold, and the end of this process says it all
     broker = _own(where.name)
     if broker is not None:
         if kind == RELEASE:

@@ -50,6 +50,9 @@ def let_go(fd: int) -> int:
 
 def disown(fd: int) -> None:
     """Close a descriptor that was owned."""
+    if sys.is_finalizing():  # a thread that stands still may hold the gate, and no child will be forked
+        os.close(fd)
+        return
     with gate:
         _owned.discard(fd)
         os.close(fd)
