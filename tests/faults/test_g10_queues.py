@@ -61,7 +61,9 @@ def test_a_queue_that_lives_until_the_interpreter_ends_lets_it_end(native: str) 
 LIVES_ON = """
 import os
 import pickle
+import sys
 import threading
+import types
 from multitask import Counter, Queue
 from multitask._engine import family
 from multitask._engine.workers import forking
@@ -75,7 +77,10 @@ class Late:
     def __del__(self, disown=forking.disown, dup=os.dup):
         disown(dup(0))
 
-late = Late()
+# The thread below keeps this module's names alive; those of another one go in the end.
+other = sys.modules["other"] = types.ModuleType("other")
+other.late = Late()
+del other
 held = threading.Event()
 
 def hold():
