@@ -183,6 +183,7 @@ def _new_descriptors(before: Look) -> dict[int, str]:
         if before.descriptors.get(fd) != what
         and fd not in kept
         and what not in ("/dev/null", "/dev/urandom")
+        and "/libffi.so" not in what  # its trampolines: opened with the first closure of ctypes, and kept
         and not what.startswith(STAYING)
     }
 
