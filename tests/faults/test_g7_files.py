@@ -84,18 +84,19 @@ CASES = {
 def test_death_before_any_line_of(name, read_before, lock, monkeypatch):
     if lock == "process":
         monkeypatch.setattr(filelock, "best", filelock.ProcessLock)
-    monkeypatch.setattr(filelog, "KEEP_BYTES", 100)
     case = CASES[name]
     seen: Counter[int] = Counter()
     line = 0
     while True:
         line += 1
+        monkeypatch.setattr(filelog, "KEEP_BYTES", 1 << 20)
         q = files.FileQueue(5)
         assert isinstance(q._parts.lock, LOCKS[lock])
         q.put(bytes(read_before))
         q.put_many(case.start[:4])
         q.get()
         q.put_many(case.start[4:])
+        monkeypatch.setattr(filelog, "KEEP_BYTES", 100)  # from here on: what is moved up is moved under the killer
         died = killed_at(line, lambda q=q: case.act(q))
         seen[check_alive(q, case.allowed)] += 1
         if not died:

@@ -129,10 +129,18 @@ def forked_user_killed() -> None:
     """A child that has inherited the thing, and never asked the root for anything, is a user too."""
     fd = memory(b"inherited")
     family.forgo(family.lend(fd, KEY))
+    ready, said = os.pipe()
     child = os.fork()
     if not child:
+        # A process that ends closes its descriptors in their order: its line first, the thing milliseconds later.
+        fcntl.fcntl(fd, fcntl.F_DUPFD, 500)
+        os.close(fd)
+        for _ in range(100):
+            os.write(os.memfd_create("slow to close"), bytes(1 << 20))
+        os.write(said, b"x")
         signal.pause()
     os.close(fd)
+    os.read(ready, 1)
     until(lambda: len(root()._lines) == 1, "the line that a forked child opens")
     family.release(KEY)
     assert len(root().entries) == 1
