@@ -226,6 +226,18 @@ static void test_a_look_that_is_in_vain_makes_the_next_one_shorter(void) {
     mtq_leave(&q);
 }
 
+/* What a sleeper sees that looks just before something comes. */
+static int rung_after_the_look(mtq *q) {
+    mtq_strike(&q->c->items, 1);
+    return 0;
+}
+
+static void test_a_bell_between_the_look_and_the_sleep_is_heard(void) {
+    mtq q = make(0, 0);
+    CHECK(mtq_sleep(&q, &q.c->items, rung_after_the_look, mt_now_ns() + PATIENCE_NS) == 0, "it slept on");
+    mtq_leave(&q);
+}
+
 static void test_whoever_is_beside_is_known(void) {
     mtq q = make(0, 20000);
     line there = {0, 1};
@@ -308,6 +320,7 @@ int main(void) {
     test_sleepers_that_are_dead_are_forgotten();
     test_who_is_woken_and_takes_nothing_wakes_the_next();
     test_a_look_that_is_in_vain_makes_the_next_one_shorter();
+    test_a_bell_between_the_look_and_the_sleep_is_heard();
     test_whoever_is_beside_is_known();
     test_who_goes_apart_may_run_everywhere_as_before();
     for (int spin = 0; spin <= 20000; spin += 20000)
