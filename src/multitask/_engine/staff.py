@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from multitask import _native
 from multitask._engine import child, family
+from multitask._engine.byvalue import report  # noqa: F401  # what a forked worker needs, it has from here
 from multitask._engine.core import Core
 from multitask._engine.workers.process import start_worker
 
 if TYPE_CHECKING:
     from multitask._engine.engine import Config
+if family.available:
+    from multitask._engine.family import broker  # noqa: F401  # the first worker of a program needs it
 
 STARTING, READY, LEAVING = "starting", "ready", "leaving"
 WORKER_SPIN_NS = 100_000  # how long an idle worker looks at its lane before it sleeps

@@ -41,8 +41,11 @@ class Stat(NamedTuple):
 def stat(pid: int) -> Stat | None:
     """What /proc says of a process; None when there is no such process (or no /proc)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            words = file.read().rpartition(b")")[2].split()
+        file = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # open() takes three times as long: one for each worker
+        try:
+            words = os.read(file, 4096).rpartition(b")")[2].split()
+        finally:
+            os.close(file)
         return Stat(words[0], int(words[1]), int(words[2]), int(words[19]))
     except (OSError, IndexError):
         return None
