@@ -170,18 +170,16 @@ class Line:
             raise
         return line
 
-    def _close(self) -> None:
+    def _close(self, disown: Callable[[int], None] = forking.disown) -> None:
         line, self._socket = self._socket, None
         if line is not None:
-            forking.disown(line.detach())
+            disown(line.detach())
 
-    def __del__(self, disown: Callable[[int], None] = forking.disown) -> None:
-        line, self._socket = self._socket, None
-        if line is not None:
-            try:
-                disown(line.detach())
-            except (AttributeError, TypeError):  # the interpreter ends, and modules are empty: the kernel closes it
-                pass
+    def __del__(self) -> None:
+        try:
+            self._close()
+        except (AttributeError, TypeError):  # the interpreter ends, and modules are empty: the kernel closes it
+            pass
 
     def _gone(self) -> ConnectionError:
         return ConnectionResetError(

@@ -18,9 +18,9 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 
-from multitask import errors
 from multitask._engine.workers import forking, launching, lifeline
 from multitask._engine.workers.messages import ANSWER, MOST_DESCRIPTORS, REAP, UNKNOWN, receive
+from multitask.errors import PoolBroken  # now: when no descriptor is left, it is too late
 
 ANSWER_SECONDS = 20.0  # a server that takes longer is stopped or broken, and replaced
 GOODBYE_SECONDS = 0.5  # between the closing of a dead server's lines and its death being seen
@@ -183,7 +183,7 @@ def fork_worker(fds: Sequence[int]) -> tuple[int, int, Line]:
         except BaseException:
             line.close()
             raise
-    raise errors.PoolBroken(
+    raise PoolBroken(
         f"the fork server did not start a worker in {ATTEMPTS} attempts",
         why="each time it died or did not answer",
         fix='look at its messages on stderr, or use start_method="spawn"',
