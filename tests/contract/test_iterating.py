@@ -123,7 +123,7 @@ def gate_or_add(item):
 @pytest.mark.workers
 def test_a_dropped_iterator_cancels_what_waits_and_ends_its_feeder(one, gate, tmp_path):
     mark = tmp_path / "mark"
-    closed = threading.Event()
+    closing, go = threading.Event(), threading.Event()
 
     def endless():
         try:
@@ -131,14 +131,17 @@ def test_a_dropped_iterator_cancels_what_waits_and_ends_its_feeder(one, gate, tm
             for i in itertools.count(1):
                 yield mark, i
         finally:
-            closed.set()
+            closing.set()
+            go.wait(60)  # what waits is cancelled by now, however long this takes
 
     results = one.imap(hold_or_mark, endless(), buffer=10)
     gate.wait_arrived()
     before = threading.active_count()
     del results
-    assert closed.wait(60)
+    assert closing.wait(60)
     gate.release()
+    assert one.apply(work.add_one, (1,)) == 2  # what was not cancelled has run before it
+    go.set()
     one.close()
     one.join()
     assert threading.active_count() < before

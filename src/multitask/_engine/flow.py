@@ -155,7 +155,7 @@ class Flow:
         except BaseException as error:
             self._fail(error)
             return
-        if len(items) < self.chunk or self.closed:
+        if len(items) < self.chunk:
             self.finish()
 
     def _fail(self, error: BaseException) -> None:
@@ -185,8 +185,9 @@ class Flow:
                 return
             self.finished = True
             self.error = error
-            self.iterator = None
+            iterator, self.iterator = self.iterator, None
             self.changed.notify_all()
+        del iterator  # which may run code of the user's: not under our lock
         if self.on_finish is not None:
             self.on_finish(self)
 
@@ -200,12 +201,17 @@ class Flow:
             return not (self.closed or self.finished)
 
     def close(self) -> None:
-        """Nobody wants the rest: pull nothing more, cancel what waits."""
+        """Nobody wants the rest: cancel what waits, pull nothing more.
+
+        In this order: dropping a generator runs its ``finally``, which may take its time.
+        """
         with self.changed:
             self.closed = True
-        self.finish()
-        for task in self._unread():
-            self.core.withdraw(task)
+        try:
+            for task in self._unread():
+                self.core.withdraw(task)
+        finally:
+            self.finish()
         self.excuse()
 
     def excuse(self) -> None:
@@ -229,7 +235,8 @@ def _feed(flow: Flow) -> None:
     """The feeder thread."""
     while flow.await_permission():
         flow.step()
-    flow.finish()
+    if not flow.closed:  # else whoever closes it does so, after he has cancelled what waits
+        flow.finish()
 
 
 class Flows:
