@@ -188,9 +188,12 @@ class _Open:
 
     def add(self, task: Task[Any]) -> None:
         self._references.append(weakref.ref(task))
-        if len(self._references) > self._limit:
-            with self._lock:
+        # Not waited for: this may be a finalizer on the thread that is clearing out.
+        if len(self._references) > self._limit and self._lock.acquire(blocking=False):
+            try:
                 self._clear_out()
+            finally:
+                self._lock.release()
 
     def _clear_out(self) -> None:
         count = len(self._references)

@@ -244,7 +244,7 @@ class Flows:
 
     def __init__(self, when_done: Callable[[], object]) -> None:
         self._when_done = when_done  # called once, when the pool is closing and nothing pulls any more
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a forgotten generator may close its stream while its thread has the lock
         self._flows: set[Flow] = set()
         self._known: weakref.WeakSet[Flow] = weakref.WeakSet()  # also those that have ended and are not read yet
         self._closing = False

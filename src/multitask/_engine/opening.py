@@ -214,14 +214,14 @@ class Openings:
 
 
 _origins: OrderedDict[int, Openings] = OrderedDict()
-_origins_lock = threading.Lock()
+_origins_lock = threading.RLock()  # what is dropped in here may have a finalizer that opens something
 
 
 def _openings_for(space: int) -> Openings:
     with _origins_lock:
         openings = _origins.get(space)
         if openings is None:
-            openings = _origins[space] = Openings(space)
+            openings = _origins.setdefault(space, Openings(space))
             if len(_origins) > SPACES_KEPT:
                 _origins.popitem(last=False)
     return openings
@@ -229,7 +229,7 @@ def _openings_for(space: int) -> Openings:
 
 def _in_forked_child() -> None:
     global _origins_lock
-    _origins_lock = threading.Lock()
+    _origins_lock = threading.RLock()
 
 
 def keep(space: int, openings: Openings) -> None:

@@ -135,6 +135,8 @@ class TaskBase:
                     raise  # Ctrl-C while decoding: nothing has changed, the next call decodes again
                 except BaseException as error:
                     ok, value = False, error
+            if not self._raw:  # a finalizer in this thread has asked for it meanwhile: all get what it got
+                return
             self._ok = ok
             self._value = value
             self._raw = False  # last: whoever sees it looks at the two above without the lock

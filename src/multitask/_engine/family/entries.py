@@ -145,6 +145,7 @@ class Entries:
         with self.lock:
             yield
             self._look(LOOKED_AT)
+        forking.close_unwanted()
         if self._wishes:
             # A finalizer found the lock taken, perhaps by the very thread it ran in.
             self._wish(_nothing)
@@ -196,7 +197,7 @@ class Entries:
         del self._by_number[entry.number]
         if entry.key:
             del self._by_key[entry.key]
-        forking.disown(entry.fd)
+        forking.disown_soon(entry.fd)
 
     def _make_room(self) -> None:
         if self.lines + len(self._by_number) < _most():

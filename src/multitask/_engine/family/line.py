@@ -64,14 +64,16 @@ class Line:
         """Connect now, so that the root sees the end of this process."""
         with self._lock:
             self._connected()
+        self._flush()  # a finalizer may have found the lock taken
 
     def descriptors(self) -> set[int]:
         return set() if self._socket is None else {self._socket.fileno()}
 
     def abandon(self) -> None:
         """In a forked child: the descriptor is closed already."""
-        if self._socket is not None:
-            self._socket.detach()
+        line, self._socket = self._socket, None
+        if line is not None:
+            line.detach()
 
     def _flush(self) -> None:
         while self._unsent and self._lock.acquire(blocking=False):
@@ -170,7 +172,7 @@ class Line:
             raise
         return line
 
-    def _close(self, disown: Callable[[int], None] = forking.disown) -> None:
+    def _close(self, disown: Callable[[int], None] = forking.disown_soon) -> None:
         line, self._socket = self._socket, None
         if line is not None:
             disown(line.detach())

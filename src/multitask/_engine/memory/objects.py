@@ -45,8 +45,10 @@ class Kept:
         if self._block is not None:
             with self._lock:
                 if self._block is not None:
-                    self._value = self._unpickled(self._block)
-                    self._block = None  # what lies in it is held by the value
+                    value = self._unpickled(self._block)
+                    if self._block is not None:  # else a finalizer in this thread has asked for it meanwhile
+                        self._value = value
+                        self._block = None  # what lies in it is held by the value
         return self._value
 
     def _unpickled(self, block: Memory) -> object:

@@ -250,7 +250,7 @@ class Watch:
             if line is None or line.turn is not None:
                 return
             if not line.waiting:
-                del self.lines[home.key]
+                self.lines.pop(home.key, None)
             elif self.worth_a_try():
                 self.give(line, here=True)
             self.changed.notify()
@@ -262,7 +262,10 @@ class Watch:
         return not queue.empty() if self.to_get else not queue.full()
 
     def give(self, line: Line, here: bool = False) -> None:
-        waiter, _ = line.waiting.popitem(last=False)
+        try:
+            waiter, _ = line.waiting.popitem(last=False)
+        except KeyError:  # the last one has just been ended by the collector
+            return
         line.turn = waiter
         try:
             line.home.set_here(waiter.event) if here else line.home.set(waiter.event)
@@ -281,9 +284,11 @@ class Watch:
     def step(self) -> bool:
         """Wait for something to do and do it; False when the thread is to end."""
         with _lock:
-            for key in [key for key, line in self.lines.items() if line.home.gone()]:
-                del self.lines[key]
-            if not any(line.waiting and line.turn is None for line in self.lines.values()):
+            # Copies: a coroutine that the collector ends in here leaves.
+            for key, line in list(self.lines.items()):
+                if line.home.gone():
+                    self.lines.pop(key, None)
+            if not any(line.waiting and line.turn is None for line in list(self.lines.values())):
                 # Nobody is there, or each loop has a turn that it has not used yet.
                 if self.changed.wait(SLICE_SECONDS) or self.lines:
                     return True

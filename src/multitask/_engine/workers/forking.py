@@ -7,6 +7,9 @@ the user's own ``os.fork()`` included. Other parts of the library add their own 
 Rule: the gate is held from the making of such a descriptor until it is owned, and from the copying of
 descriptors for a worker until the copies are closed again. A fork in any thread waits for the gate, so no
 child ever starts between the two. Nobody sleeps holding it.
+
+A thread that forks waits, with the gate, for the locks of all the modules that have hooks of their own (logging, say).
+A finalizer may run with any of these held, so it never waits for the gate: ``disown_soon``.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import os
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 
 gate = threading.RLock()
 generation = 0  # counts the forks between the first process of the family and this one
 
 _owned: set[int] = set()
+_unwanted: deque[int] = deque()  # owned still, to be closed
 _callbacks: list[Callable[[], None]] = []
 _python_warns = sys.version_info >= (3, 12)
 _WARNING = r"This process \(pid=\d+\) is multi-threaded, use of fork"
@@ -36,6 +41,7 @@ def own(fd: int) -> int:
 
 def pipe() -> tuple[int, int]:
     """A pipe whose ends are owned from the start."""
+    close_unwanted()
     with gate:
         read, write = os.pipe()
         return own(read), own(write)
@@ -56,6 +62,28 @@ def disown(fd: int) -> None:
     with gate:
         _owned.discard(fd)
         os.close(fd)
+    close_unwanted()
+
+
+def disown_soon(fd: int) -> None:
+    """``disown`` for finalizers: never waits. When the gate is taken, ``close_unwanted`` does it soon."""
+    if sys.is_finalizing():
+        os.close(fd)
+        return
+    _unwanted.append(fd)
+    close_unwanted()
+
+
+def close_unwanted() -> None:
+    """Close what finalizers could not, if nobody has the gate. Never waits."""
+    while _unwanted and gate.acquire(blocking=False):
+        try:
+            while _unwanted:
+                fd = _unwanted.popleft()
+                _owned.discard(fd)
+                os.close(fd)
+        finally:
+            gate.release()
 
 
 def in_forked_child(callback: Callable[[], None]) -> None:
@@ -97,12 +125,13 @@ def _after_in_child() -> None:
     global generation
     gate.release()  # whatever holds there are still are those of the code that forked
     generation += 1
-    for fd in _owned:
+    for fd in tuple(_owned):
         try:
             os.close(fd)
         except OSError:  # the user closed it
             pass
     _owned.clear()
+    _unwanted.clear()
     for callback in tuple(_callbacks):
         try:
             callback()

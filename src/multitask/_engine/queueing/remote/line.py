@@ -266,7 +266,7 @@ class Line:
                     ask.items = content
                     self._send(frames.RECEIPT, number, [])
                 return
-            del self._open[number]
+            self._open.pop(number, None)
             ask.reply = (kind, content if ask.items is None else ask.items)
             if ask.given_up:
                 self._keep(ask)
@@ -295,9 +295,11 @@ class Line:
     def _resume(self, sock: socket.socket, known: bool) -> socket.socket:
         with self._lock:
             self._sock = sock
-            lost = [] if known else [ask for ask in self._open.values() if not ask.repeatable or ask.items is not None]
+            # Copies and pops: a coroutine that the collector ends in here gives its question up.
+            asked = [] if known else list(self._open.values())
+            lost = [ask for ask in asked if not ask.repeatable or ask.items is not None]
             for ask in lost:
-                del self._open[ask.number]
+                self._open.pop(ask.number, None)
             self._send(frames.RESUME, 0, [frames.resume_content(list(self._open))])
             for ask in list(self._open.values()):
                 if ask.items is not None:
