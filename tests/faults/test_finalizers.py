@@ -102,6 +102,30 @@ pool.terminate()
 pool.join()
 print("ok")
 """,
+    "what hands a queue out, while its thread does": """
+import pickle, sys
+from multitask import Queue
+from multitask._engine.family import entries
+
+one, other = Queue(), Queue()
+complaints = []
+sys.unraisablehook = lambda what: complaints.append(str(what.exc_value))
+
+class Late:
+    def __del__(self):
+        pickle.dumps(other)
+
+late = Late()
+late.itself = late
+del late
+real = entries._own_description
+entries._own_description = lambda fd: (gc.collect(), real(fd))[1]
+sent = pickle.dumps(one)
+entries._own_description = real
+assert len(complaints) == 1 and "finalizer" in complaints[0], complaints
+assert pickle.loads(sent) is one and pickle.loads(pickle.dumps(other)) is other
+print("ok")
+""",
     "what asks for a result, while that is decoded": """
 os.environ["MULTITASK_NATIVE"] = "0"
 from multitask import Pool

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ try:
 except ImportError:  # no descriptors travel there
     pass
 
+from multitask._engine.family.ownlock import OwnLock
 from multitask._engine.workers import forking
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Entries:
     """All of them. ``lines`` counts what else the broker keeps open."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = OwnLock()
         self.lines = 0
         self._numbers = itertools.count(1)
         self._by_number: dict[int, Entry] = {}
@@ -126,7 +126,7 @@ class Entries:
 
     def _wish(self, do: Callable[..., None], *args: object) -> None:
         self._wishes.append((do, args))
-        while self._wishes and self.lock.acquire(blocking=False):
+        while self._wishes and self.lock.try_it():
             try:
                 self._grant()
             finally:
@@ -142,7 +142,7 @@ class Entries:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with self.lock:
+        with self.lock.held("descriptors are handed out"):
             yield
             self._look(LOOKED_AT)
         forking.close_unwanted()

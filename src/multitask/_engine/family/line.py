@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import struct
-import threading
 from collections import deque
 from collections.abc import Callable
 
@@ -29,6 +28,7 @@ from multitask._engine.family.messages import (
     REFUSED,
     Address,
 )
+from multitask._engine.family.ownlock import OwnLock
 from multitask._engine.workers import forking
 from multitask._engine.workers.messages import receive
 
@@ -41,7 +41,7 @@ class Line:
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._socket: socket.socket | None = None
         self._unsent: deque[bytes] = deque()
 
@@ -62,7 +62,7 @@ class Line:
 
     def open(self) -> None:
         """Connect now, so that the root sees the end of this process."""
-        with self._lock:
+        with self._lock.held("its process is being made known"):
             self._connected()
         self._flush()  # a finalizer may have found the lock taken
 
@@ -76,7 +76,7 @@ class Line:
             line.detach()
 
     def _flush(self) -> None:
-        while self._unsent and self._lock.acquire(blocking=False):
+        while self._unsent and self._lock.try_it():
             try:
                 if self._socket is None:  # never talked to it, or it is gone: it has nothing of ours to look at
                     self._unsent.clear()
@@ -92,7 +92,7 @@ class Line:
 
     def _ask(self, request: bytes, fd: int = -1) -> tuple[int, int]:
         try:
-            with self._lock:
+            with self._lock.held("descriptors are handed out"):
                 try:
                     state, number, rights = self._exchange_again(request, fd)
                 except BaseException:
