@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from multitask.copying.plan import Found
@@ -63,6 +63,7 @@ def test_names_are_shown_without_harm(raw: bytes, text: str) -> None:
     assert shown(os.fsdecode(raw)) == text
 
 
+@example("\u05c8".encode())  # not assigned
 @given(st.binary(min_size=1, max_size=30).filter(lambda raw: b"\0" not in raw))
 def test_a_typed_name_means_the_same_to_a_shell(raw: bytes) -> None:
     word = typed(os.fsdecode(raw))

@@ -23,7 +23,7 @@ def typed(text: str) -> str:
     """*text* as an argument that can be typed into a shell and means the same there, whatever bytes it has."""
     if text.startswith("-"):
         text = f"./{text}"
-    if shown(text) == text:
+    if shown(text) == text and text.isprintable():  # what no font has, nobody can type
         return shlex.quote(text)
     raw = text.encode("utf-8", "surrogateescape")
     body = "".join(chr(b) if 0x20 <= b < 0x7F and chr(b) not in "\\'" else f"\\x{b:02x}" for b in raw)
