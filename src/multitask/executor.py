@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -216,6 +217,7 @@ def _results(
     tasks: collections.deque[Task[Any]], todo: Iterator[Task[Any]], until: float | None, chunks: bool
 ) -> Iterator[Any]:
     """Yield the results of *tasks*, taking another one from *todo* for each; at the end, cancel what is left."""
+    maker = os.getpid()
     try:
         while tasks:
             left = None if until is None else max(until - clock.monotonic(), 0.0)
@@ -229,8 +231,9 @@ def _results(
                     yield values.pop()
             tasks.extend(itertools.islice(todo, 1))
     finally:
-        for task in tasks:
-            task.cancel()
+        if os.getpid() == maker:  # else dropped in a forked child: the tasks are the parent's
+            for task in tasks:
+                task.cancel()
 
 
 def _first(tasks: collections.deque[Task[Any]], timeout: float | None) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
 from pathlib import Path
 
+import fork_beside
 import pytest
 from fault_work import add_one
 from faults import VARIANTS, ended, variant
@@ -128,3 +130,57 @@ def test_a_million_items_leave_memory_flat(tmp_path: Path, order: str, chunk: st
     grown, seconds = script.out.split()
     print(f"{channel}, {order}, chunks of {chunk}: {int(grown) / 1024:.0f} KiB more in {float(seconds):.1f} s")
     assert int(grown) < 4 << 20
+
+
+# --- a child that is forked beside the reader -------------------------------------------------------------------------
+
+HELD_BY_A_THREAD = f"""
+import os, sys
+sys.path.append({os.path.dirname(fork_beside.__file__)!r})
+from fork_beside import fork_beside, threads
+from multitask import Executor, Pool
+
+def read(path):
+    with open(path) as file:
+        return file.read()
+
+what, fifo = sys.argv[1:]
+os.mkfifo(fifo)
+items = [os.devnull, fifo, *[os.devnull] * 20]
+pool = Executor(1, start_method="fork") if what == "map" else Pool(1, start_method="fork")
+
+def cancelling():
+    tasks = [pool.submit(read, item) for item in items]
+    try:
+        for task in tasks:
+            yield task.result(20)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+def make():
+    results = {{"map": lambda: pool.map(read, items, timeout=20), "imap": lambda: pool.imap(read, items)}}.get(
+        what, cancelling
+    )()
+    next(results)
+    return results
+
+def use(results):
+    with open(fifo, "w") as file:  # until now the only worker was busy with it
+        file.write("x")
+    return sum(1 for _ in results)
+
+with pool:
+    print(*fork_beside(make, use, threads))
+"""
+
+
+@pytest.mark.parametrize("channel", CHANNELS)
+@pytest.mark.parametrize("what", ["map", "imap", "cancelling"])
+def test_a_forked_child_cancels_nothing_of_what_another_thread_reads(tmp_path: Path, what: str, channel: str) -> None:
+    """The iterator is dropped in the child: it has no say in the pool's tasks, and needs no thread."""
+    if (what, channel) == ("cancelling", "pipe"):
+        pytest.skip("a task that is cancelled by hand there: only the native core knows before the hooks")
+    fifo = str(tmp_path / "fifo")
+    script = run(tmp_path, HELD_BY_A_THREAD, what, fifo, channel=channel, flags=fork_beside.FORKS_SAID)
+    assert (script.process.returncode, script.out, script.err) == (0, "1 21\n", "")

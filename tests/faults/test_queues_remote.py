@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 
+import fork_beside
 import pytest
 from queue_kinds import HANG_SECONDS, Call
 from queue_peer import KEY, Peer, exactly
+from scripts import run
 
 from multitask import Queue, WrongKey
 from multitask._engine.queueing.remote import frames
@@ -454,3 +456,37 @@ def test_the_child_of_a_fork_connects_by_itself(served):
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.get_many() == [b"parent", b"child"]
+
+
+# --- a child that is forked beside the client -------------------------------------------------------------------------
+
+HELD_BY_A_THREAD = f"""
+import select, sys
+sys.path.append({os.path.dirname(fork_beside.__file__)!r})
+from fork_beside import fork_beside
+from multitask import Queue
+
+q = Queue(shared=False)
+socks = []
+
+def make():
+    remote = Queue.connect(server.address, authkey=b"key")
+    socks.append(remote._line._sock)
+    return remote
+
+def use(remote):
+    poll = select.poll()
+    poll.register(socks[0], select.POLLHUP)
+    same = remote._line._sock is socks[0] and not poll.poll(0)
+    remote.put("x")
+    remote.disconnect()
+    return same
+
+with q.serve(("127.0.0.1", 0), authkey=b"key") as server:
+    print(*fork_beside(make, use), q.get(timeout=20))
+"""
+
+
+def test_a_forked_child_does_not_hang_up_what_another_thread_uses(tmp_path):
+    script = run(tmp_path, HELD_BY_A_THREAD, flags=fork_beside.FORKS_SAID)
+    assert (script.process.returncode, script.out, script.err) == (0, "0 True x\n", "")

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 
+import fork_beside
 import numpy
 import pytest
 import sharing_children as children
@@ -339,6 +340,60 @@ def _holds(inode):
             pass
     with open("/proc/self/maps") as maps:
         return inode in fds or any(line.split()[4] == str(inode) for line in maps if "memfd" in line)
+
+
+@native_only
+def test_what_a_thread_alone_holds_is_not_given_up_by_a_forked_child(tmp_path):
+    """The child drops it before it is an heir: the record it would strike the use out of is its parent's."""
+    script = run(tmp_path, HELD_BY_A_THREAD, flags=fork_beside.FORKS_SAID)
+    assert (script.process.returncode, script.out, script.err) == (0, "1000 0\n", "")
+
+
+HELD_BY_A_THREAD = f"""
+import gc, sys, time
+sys.path.append({os.path.dirname(fork_beside.__file__)!r})
+import threading
+from multitask import Counter, Pool
+from multitask._engine.memory.native import arenas
+
+def start(counter):
+    import builtins, sys, threading
+    sys.path.append({os.path.dirname(fork_beside.__file__)!r})
+    from fork_beside import fork_beside
+    box, forked, go, out = [counter], threading.Event(), threading.Event(), []
+    def use(counter):
+        forked.set()
+        go.wait()
+        return counter.add(1000)
+    thread = threading.Thread(target=lambda: out.append(fork_beside(box.pop, use)))
+    builtins.beside = thread, forked, go, out
+    thread.start()
+
+def forked():
+    import builtins
+    assert builtins.beside[1].wait(20)
+
+def finish():
+    import builtins
+    thread, _, go, out = builtins.beside
+    go.set()
+    thread.join()
+    return out[0]
+
+with Pool(1, start_method="fork") as pool:
+    counter = Counter()
+    pool.apply(start, (counter,))
+    (arena,) = [arena for made in arenas.made.values() for arena in made]
+    del counter
+    end = time.monotonic() + 10
+    while arena.referred and time.monotonic() < end:
+        gc.collect()
+    pool.apply(forked)
+    fresh = [Counter() for _ in range(arena.sweep())]
+    code, total = pool.apply(finish)
+    assert code == 0
+    print(total, sum(counter.get() for counter in fresh))
+"""
 
 
 # --- counters and locks -----------------------------------------------------------------------------------------------

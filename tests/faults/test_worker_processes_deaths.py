@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fork_beside
 import pytest
+from scripts import run
 
 from multitask import errors
 from multitask._engine import family
@@ -358,3 +360,33 @@ def test_a_refused_process_is_a_clear_error(monkeypatch: Any) -> None:
 def test_an_unknown_start_method_names_those_that_work() -> None:
     with pytest.raises(errors.NotSupported, match="forkserver, fork, spawn"):
         start_worker("vfork", {}, [])
+
+
+# --- a child that is forked beside the owner --------------------------------------------------------------------------
+
+HELD_BY_A_THREAD = f"""
+import os, sys
+sys.path.append({str(SUPPORT)!r})
+from fork_beside import fork_beside
+from multitask._engine.workers.process import start_worker
+
+def make():
+    read, write = os.pipe()
+    worker = start_worker(sys.argv[1], {{"target": "worker_targets:stay"}}, [write])
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        file.readline()
+    return worker
+
+def use(worker):
+    alive = worker.alive()
+    worker.close()
+    return alive
+
+print(*fork_beside(make, use))
+"""
+
+
+def test_a_forked_child_kills_no_worker_that_another_thread_owns(tmp_path: Path, method: str) -> None:
+    script = run(tmp_path, HELD_BY_A_THREAD, method, flags=fork_beside.FORKS_SAID)
+    assert (script.process.returncode, script.out, script.err) == (0, "0 True\n", "")

@@ -5,6 +5,7 @@ Owner: the consumer, or several that share the iterator (one at a time, by ``_tu
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -42,6 +43,7 @@ class Stream(Iterator[T]):
         # Grants come in batches: otherwise each next() would take the lock and wake the feeder for one item.
         self._stride = max(1, flow.buffer // 4)
         self._next_grant = 0
+        self._maker = os.getpid()
 
     def __iter__(self) -> Stream[T]:
         return self
@@ -151,6 +153,8 @@ class Stream(Iterator[T]):
     def __del__(self) -> None:
         flow = self.__dict__.get("_flow")
         if flow is None or flow.closed or (flow.finished and flow.submitted == self._taken):
+            return
+        if os.getpid() != self._maker:  # dropped in a forked child, before its hooks: pool and items are the parent's
             return
         # A finalizer may run in the middle of anything, under any lock: another thread does the work.
         self._callbacks.later(flow.close)

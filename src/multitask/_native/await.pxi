@@ -23,7 +23,7 @@ cdef class Waiter(Submitter):
         if self.leader == me:
             # A signal handler or a __del__ that waits, inside of a wait: the outer one goes on leading afterwards.
             return self.lead(target, end)
-        if self.inherited:
+        if self.foreign():
             self.refuse()
         if self.leader:
             return self.follow(target, end)
@@ -143,7 +143,7 @@ cdef class Waiter(Submitter):
         """0: already settled; 1: it had not started and is cancelled now; 2: it runs."""
         cdef Lane lane
         gone = CancelledError()      # made first: from here on nothing allocates
-        if task.status != S_PENDING or task.decided or self.inherited:
+        if task.status != S_PENDING or task.decided or self.foreign():
             return 0
         if task.wid == NOWHERE and self.waits_to_retry(task):
             self.settle_now(task, S_CANCELLED, V_ERROR, gone)
@@ -175,7 +175,7 @@ cdef class Waiter(Submitter):
     def running(self, TaskBase task):
         """Has a worker started it and not yet published its result?"""
         cdef int state
-        if task.wid < 0 or self.inherited:
+        if task.wid < 0 or self.foreign():
             return False
         state = mt_state(&(<Lane> self.by_wid[task.wid]).m.requests, task.seq)
         return state in (MT_TAKEN, MT_CONDEMNED)

@@ -17,6 +17,7 @@ cdef object CancelledError = None
 cdef object PoolClosed = None
 cdef object Fleeting = None    # a need that is to be let go with its task
 
+mt_watch_forks()
 
 
 cdef class Books:
@@ -25,6 +26,7 @@ cdef class Books:
     cdef readonly Py_ssize_t unfinished
     cdef readonly bint closed
     cdef readonly bint inherited
+    cdef unsigned forks           # of the process that made it: in any other the lanes are not ours
     cdef public object failures   # a list, or unread.Failures
     cdef object task_class
     cdef object policy_key
@@ -61,6 +63,11 @@ cdef class Books:
 
     def __cinit__(self):
         self.page_fd = self.bell_fd = self.epoll_fd = -1
+        self.forks = mt_forks
+
+    cdef inline bint foreign(self) noexcept:
+        """A forked child, whose lanes are the parent's; true before any hook: finalizers may run in it before that."""
+        return self.inherited or self.forks != mt_forks
 
     def __init__(self, encoder, task_class, policy_key=None, put_callbacks=None, uint64_t caller_spin_ns=0, int cpus=1,
                  int senders=1):

@@ -241,7 +241,7 @@ cdef class NativeCore(Waiter):
     def started(self, TaskBase task):
         """time.monotonic() at which a worker started the call, or None."""
         cdef uint64_t at
-        if task.wid < 0 or self.inherited:
+        if task.wid < 0 or self.foreign():
             return None
         lane = <Lane> self.by_wid[task.wid]
         at = mt_load64(&mt_slot_of(&(<Lane> lane).m.requests, task.seq).start_ns)
@@ -250,7 +250,7 @@ cdef class NativeCore(Waiter):
     def condemn(self, TaskBase task):
         """The worker that runs *task* starts nothing after it any more; its number, or None when nobody runs it."""
         cdef Lane lane
-        if task.wid < 0 or self.inherited:
+        if task.wid < 0 or self.foreign():
             return None
         lane = <Lane> self.by_wid[task.wid]
         if not mt_condemn(&lane.m.requests, task.seq):

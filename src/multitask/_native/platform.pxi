@@ -104,9 +104,14 @@ cdef extern from *:
     """
     #include <Python.h>
     #include <frameobject.h>
+    #include <pthread.h>
     #include <sys/epoll.h>
     #include <sys/eventfd.h>
     #include <sys/mman.h>
+    /* Forks that this process has come out of, counted before CPython finalizes what only other threads held. */
+    static unsigned mt_forks = 0;
+    static void mt_forked(void) { mt_forks++; }
+    static inline void mt_watch_forks(void) { pthread_atfork(NULL, NULL, mt_forked); }
     static inline PyObject *mt_new(PyTypeObject *type, PyObject *empty) { return type->tp_new(type, empty, NULL); }
     static inline PyObject *mt_frame_code(PyFrameObject *frame) { return (PyObject *) PyFrame_GetCode(frame); }
     /* Is the weak reference `ref` one to `object`, still alive? */
@@ -123,6 +128,8 @@ cdef extern from *:
     }
     """
     object mt_new(PyTypeObject *type, object empty)
+    const unsigned mt_forks
+    void mt_watch_forks()
     int mt_weak_is(object ref, object wanted)
     ctypedef struct PyTypeObject
     ctypedef struct PyFrameObject

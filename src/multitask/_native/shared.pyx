@@ -73,6 +73,11 @@ cdef extern from *:
     }
     /* A description of its own for the file of *fd*; -1: none is to be had. */
     static int ms_reopen(const char *path) { return open(path, O_RDWR | O_CLOEXEC); }
+    /* Forks that this process has come out of. CPython drops what only other threads held before it calls the hooks of
+       os.register_at_fork; a handler of the C library comes before that. */
+    static unsigned ms_forks = 0;
+    static void ms_forked(void) { ms_forks++; }
+    static void ms_watch_forks(void) { pthread_atfork(NULL, NULL, ms_forked); }
     static void ms_relax(void) {
     #if defined(__x86_64__) || defined(__i386__)
         __builtin_ia32_pause();
@@ -86,6 +91,8 @@ cdef extern from *:
     int64_t ms_now_ns() nogil
     int ms_reopen(const char *path) nogil
     void ms_relax() nogil
+    const unsigned ms_forks
+    void ms_watch_forks()
 
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
@@ -94,6 +101,9 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     SLICE_NS = 50000000      # how long a waiter does not look for signals
     SPINS = 200              # looks at a busy lock before sleeping
+
+
+ms_watch_forks()
 
 
 def arena_bytes(uint32_t cell_bytes, uint32_t cells):
@@ -119,6 +129,8 @@ cdef class Arena:
     cdef uint32_t waiting     # of them
     cdef int doubled          # the descriptor of the child that is being forked, or -1
     cdef uint32_t heir        # and its member
+    cdef unsigned forks       # of the process that is the member
+    cdef bint early           # uses ended in the child before it was the heir
     cdef readonly bint lent   # a child shares this membership: no use ends any more
     cdef readonly int fd
     cdef readonly bint own    # made here: this process hands out its cells
@@ -128,6 +140,7 @@ cdef class Arena:
 
     def __cinit__(self):
         self.fd = self.doubled = -1
+        self.forks = ms_forks
 
     def __init__(self, int fd, bytes key, uint32_t cell_bytes=0, uint32_t cells=0):
         cdef void *at
@@ -174,6 +187,8 @@ cdef class Arena:
             munmap(self.at, self.size)
         if self.fd >= 0:
             c_close(self.fd)
+        if self.doubled >= 0:     # dropped in a child that is not the heir yet, or while another thread forks
+            c_close(self.doubled)
         PyMem_RawFree(self.counts)
         PyMem_RawFree(self.held)
         PyMem_RawFree(self.stack)
@@ -255,6 +270,9 @@ cdef class Arena:
         self.counts[index] -= 1
         if self.counts[index]:
             return
+        if self.forks != ms_forks:     # the record is the parent's still, and so is the lock
+            self.early = True
+            return
         if self.held[index] and not self.let_go(index):
             return
         self.leave(index)
@@ -317,6 +335,7 @@ cdef class Arena:
 
     def in_child(self):
         """After the fork: this process is the heir, holds no lock, and hands out no cell of its parent's."""
+        cdef uint32_t i
         self.lent = self.doubled < 0
         if not self.lent:
             c_close(self.fd)
@@ -324,7 +343,12 @@ cdef class Arena:
             self.doubled = -1
             self.member = self.heir
         self.own = False
+        self.forks = ms_forks
         memset(self.held, 0, 4 * self.at.cells)
+        if self.early:
+            self.early = False
+            for i in range(self.at.cells):
+                self.leave(i)
 
 
 cdef class Cell:

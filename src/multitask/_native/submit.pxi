@@ -17,7 +17,7 @@ cdef class Submitter(Collector):
         cdef TaskBase task
         cdef Writer w
         cdef int plain = 0
-        if self.closed:
+        if self.closed or self.foreign():
             self.refuse()
         task = <TaskBase> mt_new(<PyTypeObject *> self.task_class, EMPTY)
         # Until it is settled the books hold it, so it cannot be garbage, and the collector of garbage need not walk
@@ -52,7 +52,7 @@ cdef class Submitter(Collector):
         except BaseException:
             writer_end(&w)
             raise
-        if self.closed:
+        if self.closed or self.foreign():
             writer_end(&w)
             self.refuse()
         self.admit(task, &w, plain)
@@ -67,7 +67,7 @@ cdef class Submitter(Collector):
     cdef int refuse(self) except -1:
         if self.broken is not None:
             raise self.broken.with_traceback(None)
-        if self.inherited:
+        if self.foreign():
             raise PoolClosed("this pool belongs to the parent process", why="it was inherited through os.fork()",
                              fix="make a pool of its own in the child")
         raise PoolClosed("Pool not running", why="it was closed or terminated", fix="submit before close(), or make a new pool")

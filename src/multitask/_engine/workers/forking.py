@@ -23,7 +23,6 @@ from collections import deque
 from collections.abc import Callable
 
 gate = threading.RLock()
-generation = 0  # counts the forks between the first process of the family and this one
 
 _owned: set[int] = set()
 _unwanted: deque[int] = deque()  # owned still, to be closed
@@ -122,9 +121,7 @@ def _forget_holds() -> None:
 
 
 def _after_in_child() -> None:
-    global generation
     gate.release()  # whatever holds there are still are those of the code that forked
-    generation += 1
     for fd in tuple(_owned):
         try:
             os.close(fd)

@@ -44,7 +44,7 @@ class WorkerProcess:
         self.marker = marker
         self._reaper: reaping.Reaper | None = reaper
         self._born = tree.born(pid)
-        self._generation = forking.generation
+        self._owner = os.getpid()
         self._lock = threading.Lock()
         self._reaped = False
         self._code: int | None = None
@@ -113,8 +113,11 @@ class WorkerProcess:
             self.close()
 
     def _foreign(self) -> bool:
-        """Whether this is a copy in a forked child, whose descriptors are closed."""
-        return self._generation != forking.generation
+        """Whether this is a copy in a forked child, whose descriptors are closed, or are about to be.
+
+        What only other threads held is finalized there before any hook runs, so no hook can say that it is one.
+        """
+        return self._owner != os.getpid()
 
 
 def start_methods() -> tuple[str, ...]:

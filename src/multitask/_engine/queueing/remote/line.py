@@ -70,6 +70,7 @@ class Line:
         self._unsent: list[list[frames.Buffer]] = []
         self._arriving = 0  # the request whose answer the reader is in the middle of
         self._ended = False
+        self._owner = os.getpid()  # whose the connection is
         _lines.add(self)
 
     # --- asking ------------------------------------------------------------------------------------------
@@ -134,6 +135,8 @@ class Line:
 
     def hang_up(self) -> None:
         """Say good-bye: the server gives out again what was on its way to us."""
+        if self._owner != os.getpid():  # dropped in a forked child before its hooks: the parent still talks there
+            return
         with self._lock:
             self._ended = True
             if self.kept:
@@ -191,6 +194,7 @@ class Line:
         self._sock = self._reader = None
         self._open, self.kept, self._unsent = {}, [], []
         self._sending = False
+        self._owner = os.getpid()
 
     def _reach(self, end: float, *, once: bool) -> tuple[socket.socket, bool]:
         """A connection on which both have shown the key, and whether the server knows our session."""
