@@ -71,7 +71,7 @@ class Line:
 
     def abandon(self) -> None:
         """In a forked child: the descriptor is closed already."""
-        line, self._socket = self._socket, None
+        line, self._socket = self._socket, None  # else __del__ closes it once more, and complains
         if line is not None:
             line.detach()
 
