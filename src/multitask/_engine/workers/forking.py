@@ -14,6 +14,7 @@ A finalizer may run with any of these held, so it never waits for the gate: ``di
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import sys
@@ -65,12 +66,20 @@ def disown(fd: int) -> None:
 
 
 def disown_soon(fd: int) -> None:
-    """``disown`` for finalizers: never waits. When the gate is taken, ``close_unwanted`` does it soon."""
+    """``disown`` for finalizers: never waits. When the gate is taken, a thread of its own waits for it."""
     if sys.is_finalizing():
         os.close(fd)
         return
     _unwanted.append(fd)
     close_unwanted()
+    if _unwanted:
+        with contextlib.suppress(RuntimeError):  # no thread to be had: whoever closes something next does it
+            _thread.start_new_thread(_close_late, ())
+
+
+def _close_late() -> None:
+    with gate:
+        close_unwanted()
 
 
 def close_unwanted() -> None:
