@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import functools
 import itertools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from multitask._engine import clock
 from multitask._engine.calls import check_pool
@@ -21,6 +22,9 @@ from multitask._engine.cpus import cpu_count
 from multitask._engine.engine import Config, Engine
 from multitask.errors import NotSupported, PoolClosed
 from multitask.task import ExecutorTask, Task, introduce, task_class
+
+if TYPE_CHECKING:
+    from multitask._engine.callbacks import Callbacks
 
 __all__ = ["Executor"]
 
@@ -119,7 +123,7 @@ class Executor(concurrent.futures.Executor):
             chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
             todo = (self._submit(fn, (chunk,), None, STARCHUNK) for chunk in chunks)
         first = collections.deque(todo if buffersize is None else itertools.islice(todo, buffersize))
-        return _results(first, todo, until, chunksize > 1)
+        return _Results(self._engine.callbacks, first, _results(first, todo, until, chunksize > 1))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls; those submitted are finished, or with *cancel_futures* those that run are.
@@ -213,11 +217,37 @@ def _is_open(task: Task[Any] | None) -> bool:
     return task is not None and not task._settled
 
 
+class _Results(Iterator[Any]):
+    """The iterator of ``map``; ``close()`` cancels what was not taken, and so does dropping it."""
+
+    def __init__(
+        self, callbacks: Callbacks, tasks: collections.deque[Task[Any]], values: Generator[Any, None, None]
+    ) -> None:
+        self._callbacks = callbacks
+        self._tasks = tasks
+        self._values = values
+        self._maker = os.getpid()
+
+    def __next__(self) -> Any:
+        return next(self._values)
+
+    def close(self) -> None:
+        """Cancel the calls whose results were not taken and still wait; nothing more is submitted."""
+        self._values.close()
+        _cancel(self._tasks)
+
+    def __del__(self) -> None:
+        tasks = self.__dict__.get("_tasks")
+        # In a forked child the tasks are the parent's.
+        if tasks and os.getpid() == self._maker:
+            # A finalizer may run in the middle of anything, under any lock: another thread does the work.
+            self._callbacks.later(functools.partial(_cancel, tasks))
+
+
 def _results(
     tasks: collections.deque[Task[Any]], todo: Iterator[Task[Any]], until: float | None, chunks: bool
-) -> Iterator[Any]:
-    """Yield the results of *tasks*, taking another one from *todo* for each; at the end, cancel what is left."""
-    maker = os.getpid()
+) -> Generator[Any, None, None]:
+    """Yield the results of *tasks*, taking another one from *todo* for each; cancel what is left after an error."""
     try:
         while tasks:
             left = None if until is None else max(until - clock.monotonic(), 0.0)
@@ -230,10 +260,16 @@ def _results(
                 while values:
                     yield values.pop()
             tasks.extend(itertools.islice(todo, 1))
-    finally:
-        if os.getpid() == maker:  # else dropped in a forked child: the tasks are the parent's
-            for task in tasks:
-                task.cancel()
+    except GeneratorExit:  # whoever closes it or drops it sees to the rest
+        raise
+    except BaseException:
+        _cancel(tasks)
+        raise
+
+
+def _cancel(tasks: collections.deque[Task[Any]]) -> None:
+    while tasks:
+        tasks.popleft().cancel()
 
 
 def _first(tasks: collections.deque[Task[Any]], timeout: float | None) -> Any:

@@ -76,6 +76,85 @@ assert submitted == [0]
 pool.shutdown()
 print("ok")
 """,
+    "an iterator of map, in a thread that waits for another task": """
+import time
+from multitask import Executor
+from multitask._engine import patience
+
+pool = Executor(2, kind="thread")
+begin, end, go = threading.Event(), threading.Event(), threading.Event()
+
+def other():
+    begin.set()
+    go.wait()
+
+waited_for = pool.submit(other)
+begin.wait()
+results = pool.map(lambda event: event and event.wait(), [None, end, end, end])
+next(results)  # one runs, and two wait
+ring = [results]
+ring.append(ring)
+del results, ring
+real = patience.piece
+
+def piece(seconds):
+    patience.piece = real  # called with the task's condition held
+    go.set()
+    core = pool._core
+    while core._lock.acquire(blocking=False):  # until the worker has it, and waits for the condition
+        core._lock.release()
+        os.sched_yield()
+    gc.collect()
+    return real(seconds)
+
+patience.piece = piece
+waited_for.result()
+end.set()
+pool.shutdown()
+print("ok")
+""",
+    "what ends an executor whose failures are being looked at": """
+from multitask import Executor
+
+pool = Executor(1, kind="thread")
+failures = pool._core.failures
+ended = threading.Event()
+
+class Last:
+    def __del__(self):
+        pool.shutdown()
+        ended.set()
+
+def fail():
+    raise ValueError("nobody asked for this")
+
+task = pool.submit(fail)
+while not failures:
+    os.sched_yield()
+del task
+last = Last()
+last.itself = last
+del last
+real = failures._replace
+
+def replace(count, tasks):
+    failures._replace = real
+    gc.collect()
+    return real(count, tasks)
+
+failures._replace = replace
+import io, sys
+said, sys.stderr = sys.stderr, io.StringIO()
+failures.trim()
+ended.wait()
+thread = pool._engine.callbacks._thread
+if thread is not None:
+    thread.join()
+said, sys.stderr = sys.stderr, said
+assert said.getvalue().count("nobody asked for this") == 1, said.getvalue()
+assert not failures  # the inner look took it, or the outer one put it back
+print("ok")
+""",
     "a generator that closes its stream, while its pool notes another": """
 import itertools, weakref
 from multitask import Pool

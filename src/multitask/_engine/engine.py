@@ -117,6 +117,9 @@ class Engine:
         """All is done: show the failures that nobody asked for, and be forgotten."""
         from multitask._engine import unread
 
+        if unread.busy_here(self.core):
+            self.callbacks.later(self.report)
+            return
         if self.state != "disowned":
             unread.report(self.core)
         shutdown.forget(self)

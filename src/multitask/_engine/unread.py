@@ -25,12 +25,14 @@ class Failures(list[Any]):
     the list doubles, on the callback thread: dropping the last reference to a task may run code of the user's.
 
     Rule: a core only appends. Places change under ``_taking_out``, and only of what stands before ``_known``.
+    A finalizer or a signal handler may come in between, on the thread that has the lock: it changes nothing then, and
+    finds out by ``busy_here`` before it takes everything.
     """
 
     def __init__(self, callbacks: Callbacks) -> None:
         super().__init__()
         self._callbacks = callbacks
-        self._taking_out = threading.Lock()
+        self._taking_out = threading.RLock()  # never taken twice; it knows whose it is
         self._heard: deque[Any] = deque()  # asked for, to be taken out
         self._places: dict[int, int] = {}  # id of a task -> its place, for the first _known of them
         self._known = 0
@@ -56,6 +58,10 @@ class Failures(list[Any]):
         self._heard.append(task)
         self._take_out_heard()
 
+    def busy_here(self) -> bool:
+        """Whether this thread is changing the list, further down its stack."""
+        return self._taking_out._is_owned()  # type: ignore[attr-defined, no-any-return]
+
     def taken(self) -> list[Any]:
         """All of them, which are held no longer."""
         with self._taking_out:
@@ -75,7 +81,7 @@ class Failures(list[Any]):
 
     def _take_out_heard(self) -> None:
         # Not waited for: this may be a signal handler on the thread that has the lock, which then looks once more.
-        while self._heard and self._taking_out.acquire(blocking=False):
+        while self._heard and not self.busy_here() and self._taking_out.acquire(blocking=False):
             try:
                 while self._heard:
                     self._take_out(self._heard.popleft())
@@ -108,6 +114,11 @@ def heard(core: Core, task: Any) -> None:
     """Somebody has asked for *task*, which has failed: its error needs no report."""
     if isinstance(core.failures, Failures):
         core.failures.heard(task)
+
+
+def busy_here(core: Core) -> bool:
+    """Whether this is a finalizer that came in the middle of its own thread's look at the failures of *core*."""
+    return isinstance(core.failures, Failures) and core.failures.busy_here()
 
 
 def report(core: Core, title: str = "multitask") -> int:

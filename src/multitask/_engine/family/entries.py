@@ -145,7 +145,6 @@ class Entries:
         with self.lock.held("descriptors are handed out"):
             yield
             self._look(LOOKED_AT)
-        forking.close_unwanted()
         if self._wishes:
             # A finalizer found the lock taken, perhaps by the very thread it ran in.
             self._wish(_nothing)

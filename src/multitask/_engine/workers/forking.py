@@ -41,7 +41,6 @@ def own(fd: int) -> int:
 
 def pipe() -> tuple[int, int]:
     """A pipe whose ends are owned from the start."""
-    close_unwanted()
     with gate:
         read, write = os.pipe()
         return own(read), own(write)
