@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import FORKS_SAID
 
 SCENARIOS = Path(__file__).parents[1] / "support" / "family_scenarios.py"
-# Python 3.12 and later say of every fork beside a thread that it may go wrong; our own thread is one.
-FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 METHODS = ["fork", "spawn", "forkserver"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="descriptors travel on Linux only")

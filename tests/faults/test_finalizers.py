@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import pytest
+from scripts import FORKS_SAID
 
-FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 START = "import faulthandler, gc, os, threading\nfaulthandler.dump_traceback_later(20, exit=True)\ngc.disable()\n"
 
 PROGRAMS = {

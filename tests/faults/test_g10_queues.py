@@ -9,11 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import FORKS_SAID
 
 from multitask._engine.queueing import choice
 
-# Python 3.12 and later say of every fork beside a thread that it may go wrong; our own thread is one.
-FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 PROGRAM = Path(__file__).parent.parent / "support" / "queue_cycles.py"
 
 

@@ -13,7 +13,7 @@ import fork_beside
 import pytest
 from fault_work import add_one
 from faults import VARIANTS, ended, variant
-from scripts import CHANNELS, run
+from scripts import CHANNELS, FORKS_SAID, run
 
 pytestmark = pytest.mark.timeout(120)
 ORDERS = ["imap", "imap_unordered"]
@@ -182,5 +182,5 @@ def test_a_forked_child_cancels_nothing_of_what_another_thread_reads(tmp_path: P
     if (what, channel) == ("cancelling", "pipe"):
         pytest.skip("a task that is cancelled by hand there: only the native core knows before the hooks")
     fifo = str(tmp_path / "fifo")
-    script = run(tmp_path, HELD_BY_A_THREAD, what, fifo, channel=channel, flags=fork_beside.FORKS_SAID)
+    script = run(tmp_path, HELD_BY_A_THREAD, what, fifo, channel=channel, flags=("-W", "error", *FORKS_SAID))
     assert (script.process.returncode, script.out, script.err) == (0, "1 21\n", "")

@@ -48,14 +48,19 @@ class Lent:
 
     def __init__(self) -> None:
         self.array: Any = share(numpy.ones(100_000))
-        self.place = os.fstat(self.array._memory.fd).st_ino
+        self.place = place(os.fstat(self.array._memory.fd))
 
     def drop(self) -> None:
         self.array = None
 
     def gone(self) -> bool:
         gc.collect()
-        return self.place not in [status.st_ino for status in open_files()]
+        return self.place not in map(place, open_files())
+
+
+def place(status: os.stat_result) -> tuple[int, int]:
+    """An inode's number alone is another file's on another device."""
+    return status.st_dev, status.st_ino
 
 
 def open_files() -> Iterator[os.stat_result]:

@@ -12,7 +12,7 @@ import fork_beside
 import pytest
 from queue_kinds import HANG_SECONDS, Call
 from queue_peer import KEY, Peer, exactly
-from scripts import run
+from scripts import FORKS_SAID, run
 
 from multitask import Queue, WrongKey
 from multitask._engine.queueing.remote import frames
@@ -488,5 +488,5 @@ with q.serve(("127.0.0.1", 0), authkey=b"key") as server:
 
 
 def test_a_forked_child_does_not_hang_up_what_another_thread_uses(tmp_path):
-    script = run(tmp_path, HELD_BY_A_THREAD, flags=fork_beside.FORKS_SAID)
+    script = run(tmp_path, HELD_BY_A_THREAD, flags=("-W", "error", *FORKS_SAID))
     assert (script.process.returncode, script.out, script.err) == (0, "0 True x\n", "")

@@ -14,7 +14,7 @@ import fork_beside
 import numpy
 import pytest
 import sharing_children as children
-from scripts import CHANNELS, METHODS, run
+from scripts import CHANNELS, FORKS_SAID, METHODS, run
 
 from multitask import Counter, Pool, Value, _native, share
 from multitask._engine import family
@@ -345,7 +345,7 @@ def _holds(inode):
 @native_only
 def test_what_a_thread_alone_holds_is_not_given_up_by_a_forked_child(tmp_path):
     """The child drops it before it is an heir: the record it would strike the use out of is its parent's."""
-    script = run(tmp_path, HELD_BY_A_THREAD, flags=fork_beside.FORKS_SAID)
+    script = run(tmp_path, HELD_BY_A_THREAD, flags=("-W", "error", *FORKS_SAID))
     assert (script.process.returncode, script.out, script.err) == (0, "1000 0\n", "")
 
 

@@ -15,9 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fork_beside
 import pytest
-from scripts import run
+from scripts import FORKS_SAID, run
 
 from multitask import errors
 from multitask._engine import family
@@ -388,5 +387,5 @@ print(*fork_beside(make, use))
 
 
 def test_a_forked_child_kills_no_worker_that_another_thread_owns(tmp_path: Path, method: str) -> None:
-    script = run(tmp_path, HELD_BY_A_THREAD, method, flags=fork_beside.FORKS_SAID)
+    script = run(tmp_path, HELD_BY_A_THREAD, method, flags=("-W", "error", *FORKS_SAID))
     assert (script.process.returncode, script.out, script.err) == (0, "0 True\n", "")

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-FORKS_SAID = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 CHILD_SECONDS = 20.0  # only detects a hang
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 HANG_SECONDS = 50.0  # only detects a hang
+# Python 3.12 and later say of every fork beside a thread that it may go wrong; our own thread is one.
+FORKS_SAID = ("-W", "ignore:This process:DeprecationWarning")
 TOKEN = "MULTITASK_TEST_TOKEN"
 METHODS = ("fork", "forkserver", "spawn")
 CHANNELS = ("native", "pipe")
