@@ -48,6 +48,7 @@ BEGUN = {
     8: "Pool; fork and Process later",
     11: "clusters later",
     12: "right; the fastest later",
+    13: "results, errors and cancelling; states later",
     15: "Counter, Value; Guarded and interleave later",
     22: "sub-interpreters and free threads later",
 }

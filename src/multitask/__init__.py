@@ -13,6 +13,7 @@ __all__ = [
     "FIFO",
     "Array",
     "BaseManager",
+    "CancelToken",
     "CancelledError",
     "CannotTravel",
     "Client",
@@ -39,12 +40,15 @@ __all__ = [
     "SimpleQueue",
     "Task",
     "TaskTimeout",
+    "Thread",
     "TimeoutError",
     "Value",
     "WorkerLost",
     "WrongKey",
     "copytree",
     "cpu_count",
+    "current_thread",
+    "current_token",
     "note",
     "share",
 ]
@@ -73,10 +77,12 @@ if TYPE_CHECKING:
     from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
     from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
+    from multitask.threads import CancelToken, Thread, current_thread, current_token
 else:
     _HOME = {
         "Array": "sharing",
         "BaseManager": "connections",
+        "CancelToken": "threads",
         "CancelledError": "errors",
         "CannotTravel": "errors",
         "Client": "connections",
@@ -104,12 +110,15 @@ else:
         "SimpleQueue": "queues",
         "Task": "task",
         "TaskTimeout": "errors",
+        "Thread": "threads",
         "TimeoutError": "errors",
         "Value": "sharing",
         "WorkerLost": "errors",
         "WrongKey": "errors",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
+        "current_thread": "threads",
+        "current_token": "threads",
         "note": "_engine.notes",
         "share": "sharing",
     }
@@ -117,11 +126,43 @@ else:
     def __getattr__(name):
         home = _HOME.get(name)
         if home is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{_hint(name)}")
         from importlib import import_module
 
         value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
         return value
+
+    # What the import is changed for and is not here yet: ours and theirs work side by side.
+    _THEIRS = {
+        "multiprocessing": (
+            "AuthenticationError Barrier BoundedSemaphore BufferTooShort Condition Event Lock Process ProcessError"
+            " RLock Semaphore active_children allow_connection_pickling current_process freeze_support"
+            " get_all_start_methods get_context get_logger get_start_method log_to_stderr parent_process set_executable"
+            " set_forkserver_preload set_start_method"
+        ),
+        "multiprocessing.pool": "ThreadPool",
+        "threading": (
+            "Timer active_count enumerate excepthook get_ident get_native_id local main_thread setprofile settrace"
+        ),
+        "concurrent.futures": (
+            "ALL_COMPLETED FIRST_COMPLETED FIRST_EXCEPTION Future ProcessPoolExecutor ThreadPoolExecutor"
+            " as_completed wait"
+        ),
+    }
+    _OURS = {
+        "Future": "Task",
+        "ProcessPoolExecutor": "Executor",
+        "ThreadPool": "Pool(kind='thread')",
+        "ThreadPoolExecutor": "Executor(kind='thread')",
+    }
+
+    def _hint(name):
+        if name in _OURS:
+            return f"; its place is taken by multitask.{_OURS[name]}"
+        for module, names in _THEIRS.items():
+            if name in names.split():
+                return f"; write `from {module} import {name}`, which works beside multitask"
+        return ""
 
     def __dir__():
         return sorted(globals() | _HOME)

@@ -42,3 +42,30 @@ def test_version_is_the_installed_one():
     from importlib.metadata import version
 
     assert version("multitask") == multitask.__version__
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        (each, f"from {module} import {each}")
+        for module, each in [
+            ("multiprocessing", "Process"),
+            ("multiprocessing", "Lock"),
+            ("threading", "Timer"),
+            ("concurrent.futures", "wait"),
+        ]
+    ]
+    + [("ThreadPoolExecutor", r"Executor\(kind='thread'\)"), ("Future", "multitask.Task")],
+)
+def test_a_name_of_the_standard_library_that_is_not_here_says_what_to_write(name, advice):
+    with pytest.raises(AttributeError, match=advice):
+        getattr(multitask, name)
+
+
+def test_what_the_standard_library_is_said_to_have_is_there_and_is_missing_here():
+    for module, names in multitask._THEIRS.items():
+        theirs = __import__(module, fromlist=["*"])
+        for name in names.split():
+            assert hasattr(theirs, name), name
+            assert name not in multitask._HOME, name
+    assert not set(multitask._OURS) & set(multitask._HOME)

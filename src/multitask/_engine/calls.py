@@ -17,12 +17,12 @@ LATER_KINDS = ("coroutine", "interpreter", "cluster")
 START_METHODS = ("fork", "forkserver", "spawn")
 
 
-def as_args(fn: object, args: Any) -> tuple[Any, ...]:
-    """*args* of ``apply_async`` as a tuple; TypeError with the call to write when it is no sequence of arguments."""
+def as_args(fn: object, args: Any, form: str = "apply_async({call}, {args})") -> tuple[Any, ...]:
+    """*args* as a tuple; TypeError with the call to write, of this *form*, when it is no sequence of arguments."""
     if isinstance(args, (str, bytes, bytearray)) or not isinstance(args, Iterable):
         raise TypeError(
-            f"args must be a tuple, not {type(args).__name__}: "
-            f"write apply_async({call_name(fn)}, ({_short(args)},)) with a comma after the one argument"
+            f"args must be a tuple, not {type(args).__name__}: write "
+            f"{form.format(call=call_name(fn), args=f'({_short(args)},)')} with a comma after the one argument"
         )
     return tuple(args)
 

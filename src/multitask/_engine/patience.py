@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multitask._engine import clock
 from multitask._typing import Any
 
-__all__ = ["SLICE_SECONDS", "acquire", "piece", "wait"]
+__all__ = ["SLICE_SECONDS", "acquire", "often", "piece", "wait"]
 
 SLICE_SECONDS = 0.25
 
@@ -27,15 +27,16 @@ def piece(seconds: float | None) -> float | None:
 
 def acquire(lock: Any, seconds: float | None) -> bool:
     """``lock.acquire()`` for at most *seconds*; whether it was had."""
-    return _often(lambda left: lock.acquire(timeout=-1 if left is None else left), seconds)
+    return often(lambda left: lock.acquire(timeout=-1 if left is None else left), seconds)
 
 
 def wait(event: threading.Event, seconds: float | None) -> bool:
     """``event.wait()`` for at most *seconds*; whether it is set."""
-    return _often(event.wait, seconds)
+    return often(event.wait, seconds)
 
 
-def _often(sleep: Callable[[float | None], bool], seconds: float | None) -> bool:
+def often(sleep: Callable[[float | None], bool], seconds: float | None) -> bool:
+    """Call *sleep* with what is left of *seconds*, a slice at a time, until it is true; whether it was."""
     end = None if seconds is None else clock.monotonic() + seconds
     while True:
         left = None if end is None else end - clock.monotonic()
