@@ -43,7 +43,8 @@ TITLES = {
 
 # Chapters of which this version covers a part.
 BEGUN = {
-    4: "results and queues; Process later",
+    4: "results and queues",
+    5: "results, errors, lifetimes; detached and states later",
     9: "with the standard library's Process; our own later",
     8: "Pool; fork and Process later",
     11: "clusters later",

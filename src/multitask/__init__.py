@@ -32,6 +32,7 @@ __all__ = [
     "PoolBroken",
     "PoolClosed",
     "Priority",
+    "Process",
     "Queue",
     "RawArray",
     "RawValue",
@@ -45,11 +46,14 @@ __all__ = [
     "Value",
     "WorkerLost",
     "WrongKey",
+    "active_children",
     "copytree",
     "cpu_count",
+    "current_process",
     "current_thread",
     "current_token",
     "note",
+    "parent_process",
     "share",
 ]
 
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
     from multitask.executor import Executor
     from multitask.policies import FIFO, Priority
     from multitask.pool import Pool
+    from multitask.process import Process, active_children, current_process, parent_process
     from multitask.queues import Empty, Full, JoinableQueue, Queue, ShutDown, SimpleQueue
     from multitask.sharing import Array, Counter, RawArray, RawValue, Shared, Value, share
     from multitask.task import Task
@@ -102,6 +107,7 @@ else:
         "PoolBroken": "errors",
         "PoolClosed": "errors",
         "Priority": "policies",
+        "Process": "process",
         "Queue": "queues",
         "RawArray": "sharing",
         "RawValue": "sharing",
@@ -115,11 +121,14 @@ else:
         "Value": "sharing",
         "WorkerLost": "errors",
         "WrongKey": "errors",
+        "active_children": "process",
         "copytree": "copying",
         "cpu_count": "_engine.cpus",
+        "current_process": "process",
         "current_thread": "threads",
         "current_token": "threads",
         "note": "_engine.notes",
+        "parent_process": "process",
         "share": "sharing",
     }
 
@@ -135,9 +144,9 @@ else:
     # What the import is changed for and is not here yet: ours and theirs work side by side.
     _THEIRS = {
         "multiprocessing": (
-            "AuthenticationError Barrier BoundedSemaphore BufferTooShort Condition Event Lock Process ProcessError"
-            " RLock Semaphore active_children allow_connection_pickling current_process freeze_support"
-            " get_all_start_methods get_context get_logger get_start_method log_to_stderr parent_process set_executable"
+            "AuthenticationError Barrier BoundedSemaphore BufferTooShort Condition Event Lock ProcessError"
+            " RLock Semaphore allow_connection_pickling freeze_support"
+            " get_all_start_methods get_context get_logger get_start_method log_to_stderr set_executable"
             " set_forkserver_preload set_start_method"
         ),
         "multiprocessing.pool": "ThreadPool",

@@ -49,7 +49,7 @@ def test_version_is_the_installed_one():
     [
         (each, f"from {module} import {each}")
         for module, each in [
-            ("multiprocessing", "Process"),
+            ("multiprocessing", "get_context"),
             ("multiprocessing", "Lock"),
             ("threading", "Timer"),
             ("concurrent.futures", "wait"),

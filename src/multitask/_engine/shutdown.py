@@ -19,17 +19,35 @@ from typing import TYPE_CHECKING
 from multitask._engine.clock import monotonic
 
 if TYPE_CHECKING:
-    from multitask._engine.engine import Engine
+    from multitask._typing import Any, Protocol
+
+    class Callbacks(Protocol):
+        def ensure(self) -> None: ...
+        def drain(self, timeout: float | None = None) -> bool: ...
+
+    class Work(Protocol):
+        """What may be unfinished when the process ends: the engine of a pool, a process of the user's."""
+
+        @property
+        def core(self) -> Any: ...  # unfinished: how many; pending(): things with a name
+        @property
+        def callbacks(self) -> Callbacks: ...
+        def finish(self) -> None: ...
+        def terminate(self) -> None: ...
+        def join(self, timeout: float | None = None) -> bool: ...
+        def report(self) -> None: ...
+        def disown(self) -> None: ...
+
 
 SAY_AFTER_SECONDS = 1.0
 STOP_SECONDS = 1.5  # for workers that were killed, and for threads that end by themselves
 CALLBACK_SECONDS = 1.0  # for callbacks of work that was stopped
 
-_engines: dict[int, Engine] = {}  # those at work, or whose failures nobody has shown; keeps them alive
+_engines: dict[int, Work] = {}  # those at work, or whose failures nobody has shown; keeps them alive
 _prepared = False
 
 
-def register(engine: Engine) -> None:
+def register(engine: Work) -> None:
     """Have *engine* finished before the process ends."""
     global _prepared
     if not _prepared:
@@ -44,7 +62,7 @@ def register(engine: Engine) -> None:
             engine.callbacks.ensure()
 
 
-def forget(engine: Engine) -> None:
+def forget(engine: Work) -> None:
     """*engine* has ended, its callbacks have run and its failures were shown."""
     _engines.pop(id(engine), None)
 
@@ -83,7 +101,7 @@ def _failure() -> BaseException | None:
     return getattr(sys, "last_value", None)
 
 
-def _wait_for_unfinished_work(engines: list[Engine]) -> None:
+def _wait_for_unfinished_work(engines: list[Work]) -> None:
     say_at = monotonic() + SAY_AFTER_SECONDS
     said = False
     for wait in (*(engine.join for engine in engines), *(engine.callbacks.drain for engine in engines)):
@@ -95,7 +113,7 @@ def _wait_for_unfinished_work(engines: list[Engine]) -> None:
         wait(None)
 
 
-def _unfinished(engines: list[Engine]) -> str:
+def _unfinished(engines: list[Work]) -> str:
     left = sum(engine.core.unfinished for engine in engines)
     if not left:
         return "callbacks" if all(engine.join(0) for engine in engines) else "the workers to end"
@@ -103,7 +121,7 @@ def _unfinished(engines: list[Engine]) -> str:
     return f"{left} unfinished task{'s' * (left != 1)} ({', '.join(names[:3])}{', …' * (len(names) > 3)})"
 
 
-def _stop(engines: list[Engine], why: str) -> None:
+def _stop(engines: list[Work], why: str) -> None:
     abandoned = sum(engine.core.unfinished for engine in engines)
     for engine in engines:
         engine.terminate()
@@ -158,7 +176,7 @@ class _LastStep:
         self._kill(self._process, self._number)
 
 
-def _report(engines: list[Engine]) -> None:
+def _report(engines: list[Work]) -> None:
     end = monotonic() + CALLBACK_SECONDS
     for engine in engines:
         engine.callbacks.drain(max(0.0, end - monotonic()))

@@ -14,6 +14,7 @@ from multitask import _native
 from multitask._engine import child, family
 from multitask._engine.byvalue import report  # noqa: F401  # what a forked worker needs, it has from here
 from multitask._engine.core import Core
+from multitask._engine.wire import as_bytes
 from multitask._engine.workers.process import start_worker
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Staff:
             return None
         parcel, needs = encoder.dump((config.initializer, config.initargs))
         self._needed = needs  # while they are held, the workers to come may borrow what was lent for it
-        return _plain(parcel), tuple((number, name, _plain(content)) for number, name, content in needs)
+        return as_bytes(parcel), tuple((number, name, as_bytes(content)) for number, name, content in needs)
 
     def hire(self) -> Hand:
         """Start one more worker; it is fed once it has reported."""
@@ -172,7 +173,3 @@ class Staff:
 
 # For tests: (step, after) at which each worker kills itself; see _native/lane.h.
 KILL_POINT: tuple[int, int] | None = None
-
-
-def _plain(parcel: Any) -> Any:
-    return type(parcel)(bytes(parcel.data), tuple(bytes(buffer) for buffer in parcel.buffers))

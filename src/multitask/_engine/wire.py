@@ -23,7 +23,12 @@ from multitask._engine.byvalue.pickling import DESK_BYTES, Desk, is_plain, names
 from multitask._engine.byvalue.reducers import CACHED_TYPE
 from multitask._typing import Any
 
-__all__ = ["ABSENT", "Decoder", "Encoder", "Fleeting", "FunctionRef", "Known", "Need", "Parcel"]
+__all__ = ["ABSENT", "Decoder", "Encoder", "Fleeting", "FunctionRef", "Known", "Need", "Parcel", "as_bytes"]
+
+
+def as_bytes(parcel: Any) -> Any:
+    """*parcel* with copies of its buffers, to go inside a pickle."""
+    return type(parcel)(bytes(parcel.data), tuple(bytes(buffer) for buffer in parcel.buffers))
 
 
 _new = tuple.__new__  # a NamedTuple's own constructor costs 0.2 µs

@@ -28,10 +28,16 @@ _prctl: Callable[..., int] | None = None
 _retired_streams: list[object] = []  # never finalised: that would write their inherited content once more
 
 
-def isolate(lifeline_fd: int, **arming: int) -> None:
-    """Cut this process loose from the terminal and the signals of its parent, and tie it to the parent's life."""
+def isolate(lifeline_fd: int | None, **arming: int) -> None:
+    """Cut this process loose from the terminal and the signals of its parent, and tie it to the parent's life.
+
+    Without a lifeline it outlives its parent.
+    """
     lead_a_group()
-    lifeline.arm(lifeline_fd, **arming)
+    if lifeline_fd is None:
+        lifeline.disarm()
+    else:
+        lifeline.arm(lifeline_fd, **arming)
     adopt_orphans()
     calm_signals()
     fresh_streams()

@@ -82,6 +82,14 @@ def arm(fd: int, number: int = _SIGKILL) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
+def disarm() -> None:
+    """In a process that is to outlive its parent: let go of a line that was inherited from the fork server."""
+    global _armed
+    if _armed >= 0:
+        os.close(_armed)
+        _armed = -1
+
+
 def _watch(fd: int) -> None:
     threading.Thread(target=_wait_and_die, args=(fd,), name="multitask-lifeline", daemon=True).start()
 

@@ -9,6 +9,7 @@ import struct
 MOST_DESCRIPTORS = 200  # the kernel's limit for one message is 253
 ANSWER = struct.Struct("=ii")  # pid and errno after a request, state and status after REAP
 REAP = b"r"
+BOUND, FREE = b"w", b"f"  # requests: for a process that ends with its parent, and for one that may outlive it
 ENDED, RUNNING, UNKNOWN = 0, 1, 2
 
 

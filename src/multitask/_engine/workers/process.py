@@ -130,12 +130,13 @@ def start_methods() -> tuple[str, ...]:
 
 
 def start_worker(
-    method: str, spec: dict[str, Any], fds: Sequence[int], inherited: object | None = None
+    method: str, spec: dict[str, Any], fds: Sequence[int], inherited: object | None = None, *, bound: bool = True
 ) -> WorkerProcess:
     """Run ``multitask._engine.child.main(spec, fds, inherited)`` in a new process and return it at once.
 
     *fds* arrive as open, close-on-exec descriptors in the same order, under any numbers; the caller keeps his.
-    *inherited* reaches a forked child only. ``spec["target"]`` ("module:function") may name another function.
+    *inherited* reaches a forked child only. One that is not *bound* may outlive this process.
+    ``spec["target"]`` ("module:function") may name another function.
     Raises NotSupported for a method that this platform lacks, PoolBroken when the system refuses a process.
     """
     if method not in start_methods():
@@ -147,9 +148,11 @@ def start_worker(
     marker = f"{os.getpid()}-{next(_numbers)}"
     with _telling_why(method):
         if method == "forkserver":
-            return _fork_by_server(spec, fds, marker)
+            return _fork_by_server(spec, fds, marker, bound)
         with _signals_blocked():
-            return _fork(spec, fds, inherited, marker) if method == "fork" else _spawn(spec, fds, marker)
+            if method == "fork":
+                return _fork(spec, fds, inherited, marker, bound)
+            return _spawn(spec, fds, marker, bound)
 
 
 @contextmanager
@@ -205,7 +208,9 @@ class _Parcel:
         forking.disown(fd)
 
 
-def _fork(spec: dict[str, Any], fds: Sequence[int], inherited: object | None, marker: str) -> WorkerProcess:
+def _fork(
+    spec: dict[str, Any], fds: Sequence[int], inherited: object | None, marker: str, bound: bool
+) -> WorkerProcess:
     entry.prepare()
     _flush_streams()
     with _Parcel() as parcel, forking.gate:
@@ -215,7 +220,7 @@ def _fork(spec: dict[str, Any], fds: Sequence[int], inherited: object | None, ma
             # Copies, because the fork callbacks close the originals in the child.
             for fd in (lifeline.read_end(), *fds, *([write] if write >= 0 else ())):
                 copies.append(os.dup(fd))
-            pid = _fork_into(lambda: _become_worker(copies, write >= 0, spec, inherited, marker))
+            pid = _fork_into(lambda: _become_worker(copies, write >= 0, spec, inherited, marker, bound))
         finally:
             for fd in copies:
                 os.close(fd)
@@ -257,7 +262,7 @@ def _fork_into(child: Callable[[], NoReturn]) -> int:
 
 
 def _become_worker(
-    copies: list[int], sentinel: bool, spec: dict[str, Any], inherited: object | None, marker: str
+    copies: list[int], sentinel: bool, spec: dict[str, Any], inherited: object | None, marker: str, bound: bool
 ) -> NoReturn:
     try:
         atexit._clear()  # the handlers are those of the parent
@@ -265,7 +270,9 @@ def _become_worker(
         if sentinel:
             spawned.keep_sentinel(copies.pop())
         line, *fds = copies
-        entry.isolate(line)
+        if not bound:
+            os.close(line)
+        entry.isolate(line if bound else None)
         entry.mark(marker)
     except BaseException:
         entry.complain()
@@ -293,7 +300,7 @@ def _kill_and_reap(pid: int) -> None:
         pass
 
 
-def _fork_by_server(spec: dict[str, Any], fds: Sequence[int], marker: str) -> WorkerProcess:
+def _fork_by_server(spec: dict[str, Any], fds: Sequence[int], marker: str, bound: bool) -> WorkerProcess:
     try:
         directory = os.getcwdb()
     except OSError:  # removed
@@ -302,21 +309,24 @@ def _fork_by_server(spec: dict[str, Any], fds: Sequence[int], marker: str) -> Wo
     with _Parcel() as parcel:
         order_read, order_write = parcel.pipe()
         outputs = [fd if _is_open(fd) else parcel.open_null() for fd in (1, 2)]
-        pid, pidfd, line = server.fork_worker((order_read, *outputs, *fds))
+        pid, pidfd, line = server.fork_worker((order_read, *outputs, *fds), bound)
         worker = WorkerProcess(pid, reaping.ByServer(pidfd, line), marker)
         return _hand_over(worker, parcel, order_read, order_write, order)
 
 
-def _spawn(spec: dict[str, Any], fds: Sequence[int], marker: str) -> WorkerProcess:
+def _spawn(spec: dict[str, Any], fds: Sequence[int], marker: str, bound: bool) -> WorkerProcess:
     with _Parcel() as parcel:
         read, write = (-1, -1) if reaping.has_pidfds() else parcel.pipe()
         order_read, order_write = parcel.pipe()
-        line = lifeline.read_end()
+        line = lifeline.read_end() if bound else None
         order = launching.write_order(
             spec, marker=marker, fds=list(fds), lifeline=line, sentinel=None if write < 0 else write
         )
         pid = launching.launch(
-            "spawned", order_read, [line, *fds, *([write] if write >= 0 else ())], "multitask-worker"
+            "spawned",
+            order_read,
+            [*([] if line is None else [line]), *fds, *([write] if write >= 0 else ())],
+            "multitask-worker",
         )
         reaper: reaping.Reaper
         if write < 0:

@@ -45,11 +45,11 @@ def has_pidfds() -> bool:
     return True
 
 
-def wait(fd: int, seconds: float = 0.0) -> bool:
-    """Whether *fd* is readable, at once or within *seconds*."""
+def wait(fd: int, seconds: float | None = 0.0) -> bool:
+    """Whether *fd* is readable, at once or within *seconds*; None: sooner or later."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
 def ended_already() -> int:

@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from multitask._engine.workers import forking, launching, lifeline
-from multitask._engine.workers.messages import ANSWER, MOST_DESCRIPTORS, REAP, UNKNOWN, receive
+from multitask._engine.workers.messages import ANSWER, BOUND, FREE, MOST_DESCRIPTORS, REAP, UNKNOWN, receive
 from multitask.errors import PoolBroken  # now: when no descriptor is left, it is too late
 
 ANSWER_SECONDS = 20.0  # a server that takes longer is stopped or broken, and replaced
@@ -81,12 +81,14 @@ class Server:
     def descriptors(self) -> tuple[int, ...]:
         return (self._requests, self._pidfd)
 
-    def post(self, fds: Sequence[int]) -> None:
+    def post(self, fds: Sequence[int], bound: bool) -> None:
         """Hand a request to the server; the descriptors are copied."""
         rights = array.array("i", fds)
         try:
             with _socket(self._requests) as end:
-                end.sendmsg([b"w"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL)
+                end.sendmsg(
+                    [BOUND if bound else FREE], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], socket.MSG_NOSIGNAL
+                )
         except (TimeoutError, ConnectionError, BrokenPipeError):
             raise ServerGone from None
 
@@ -158,7 +160,7 @@ class Line:
             self._fd = -1
 
 
-def fork_worker(fds: Sequence[int]) -> tuple[int, int, Line]:
+def fork_worker(fds: Sequence[int], bound: bool = True) -> tuple[int, int, Line]:
     """Have the server fork a worker that gets *fds* (its order first); returns its pid, a pidfd and its line.
 
     The pidfd is owned. A server that died or hangs is replaced.
@@ -171,7 +173,7 @@ def fork_worker(fds: Sequence[int]) -> tuple[int, int, Line]:
         line = Line(ours)
         try:
             try:
-                server.post((theirs, *fds))
+                server.post((theirs, *fds), bound)
             finally:
                 forking.disown(theirs)
             pid, pidfd = line.answer(server)

@@ -22,7 +22,16 @@ import time
 from collections.abc import Sequence
 
 from multitask._engine.workers import entry, forking, tree
-from multitask._engine.workers.messages import ANSWER, ENDED, MOST_DESCRIPTORS, REAP, RUNNING, UNKNOWN, receive
+from multitask._engine.workers.messages import (
+    ANSWER,
+    ENDED,
+    FREE,
+    MOST_DESCRIPTORS,
+    REAP,
+    RUNNING,
+    UNKNOWN,
+    receive,
+)
 from multitask._typing import Any, NoReturn
 
 # Loaded once here instead of in each worker. Nothing of the user's, and nothing that starts threads (NumPy does).
@@ -58,8 +67,8 @@ def _load(module: str) -> None:
         pass
 
 
-def _end_with_parent() -> NoReturn:
-    """Kill everything below this process, and end.
+def _end_with_parent(free: set[int]) -> NoReturn:
+    """Kill everything below this process but the *free* and what is below them, and end.
 
     The kernel has killed the workers' groups, or is about to. What had left them by setsid hangs on its worker, and on
     this process when the worker is dead, for both adopt orphans: so there is always a tree to walk.
@@ -68,7 +77,9 @@ def _end_with_parent() -> NoReturn:
     signal.alarm(END_SECONDS)  # a process of another user, which may not be killed, is not waited for
     try:
         while True:
-            tree.kill_below(os.getpid())
+            tree.kill_below(os.getpid(), free)
+            if free.issuperset(tree.children(os.getpid())):
+                os._exit(0)
             os.waitpid(-1, 0)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -85,6 +96,7 @@ class Serving:
         self._lifeline = lifeline
         self._lines: dict[int, tuple[socket.socket, int]] = {}  # line's descriptor -> (line, pid)
         self._doomed: set[int] = set()  # killed because nobody wants them any more; to be reaped
+        self._free: set[int] = set()  # processes that outlive the parent
         self._bell, self._ring = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ring, False)
@@ -103,14 +115,14 @@ class Serving:
                 self._load_in_a_quiet_moment(later)
             for fd, _ in ready:
                 if fd == self._lifeline:
-                    _end_with_parent()
+                    _end_with_parent(self._free)
                 elif fd == self._bell:
                     self._reap_strays()
                 elif fd == self._requests.fileno():
                     self._take_request()
                 elif fd in self._lines:
                     self._listen(fd)
-        _end_with_parent()
+        _end_with_parent(self._free)
 
     def _load_in_a_quiet_moment(self, later: list[str]) -> None:
         """Load what is left, one module after the other, until somebody wants something."""
@@ -130,9 +142,9 @@ class Serving:
             self._poll.unregister(self._requests)
             self._requests.close()
             return
-        self._start(rights)
+        self._start(rights, bound=content != FREE)
 
-    def _start(self, rights: Sequence[int]) -> None:
+    def _start(self, rights: Sequence[int], bound: bool) -> None:
         if len(rights) < _FIXED:  # our table of descriptors is full: the parent sees its line close
             for fd in rights:
                 os.close(fd)
@@ -146,12 +158,14 @@ class Serving:
             pid = -1
         if pid == 0:
             try:
-                self._become_worker(line, rights[1:])
+                self._become_worker(line, rights[1:], bound)
             finally:
                 os._exit(1)
         for fd in rights[1:]:
             os.close(fd)
         if pid > 0:
+            if not bound:
+                self._free.add(pid)
             self._announce(line, pid)
         else:
             line.close()
@@ -185,7 +199,8 @@ class Serving:
             _tell(line, state, status)
             if state == RUNNING:
                 return
-        else:
+            self._free.discard(pid)
+        elif pid not in self._free:
             self._doom(pid)
         self._poll.unregister(fd)
         del self._lines[fd]
@@ -210,10 +225,10 @@ class Serving:
         self._doomed = {pid for pid in self._doomed if _status(pid)[0] == RUNNING}
         workers = {pid for _, pid in self._lines.values()}
         for pid in tree.children(os.getpid()):
-            if pid not in workers and pid not in self._doomed:
-                _status(pid)
+            if pid not in workers and pid not in self._doomed and _status(pid)[0] != RUNNING:
+                self._free.discard(pid)
 
-    def _become_worker(self, own_line: socket.socket, rights: Sequence[int]) -> NoReturn:
+    def _become_worker(self, own_line: socket.socket, rights: Sequence[int], bound: bool) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for line in (own_line, self._requests, *(line for line, _ in self._lines.values())):
             line.close()
@@ -223,7 +238,9 @@ class Serving:
         for fd, number in ((out, 1), (err, 2)):
             os.dup2(fd, number, inheritable=True)
             os.close(fd)
-        entry.isolate(self._lifeline)
+        if not bound:
+            os.close(self._lifeline)
+        entry.isolate(self._lifeline if bound else None)
         try:
             with open(order_fd, "rb") as source:
                 order = marshal.load(source)

@@ -14,7 +14,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from multitask._engine import clock
 from multitask._engine.workers.entry import MARKER
@@ -99,9 +99,12 @@ def kill(pid: int, birth: int | None, marker: str) -> list[int]:
     return _kill_all(others, leader=pid if ours else None, group=pid)
 
 
-def kill_below(root: int) -> None:
-    """Kill the descendants of *root*, which starts none meanwhile; waits only briefly for them to be dead."""
-    _kill_all(_stop_below(root, still=True))
+def kill_below(root: int, spare: Set[int] = frozenset()) -> None:
+    """Kill the descendants of *root*, which starts none meanwhile; waits only briefly for them to be dead.
+
+    Not those in *spare*, nor what is below them.
+    """
+    _kill_all(_stop_below(root, still=True, spare=spare))
 
 
 def _kill_without_stopping(pid: int) -> list[int]:
@@ -172,14 +175,14 @@ class Held:
             pass
 
 
-def _stop_below(root: int, still: bool = False) -> Held:
+def _stop_below(root: int, still: bool = False, spare: Set[int] = frozenset()) -> Held:
     """Stop all descendants of *root*, which has been told to stop, or is *still*, until a look finds nothing new."""
     held = Held()
     deadline = clock.monotonic() + STOP_SECONDS
     for _ in range(ROUNDS):
         at_rest = still or _at_rest(root)
         parents = {root, *held.fds}
-        new = [pid for parent in parents for pid in children(parent) if pid not in parents]
+        new = [pid for parent in parents for pid in children(parent) if pid not in parents and pid not in spare]
         grown = [pid for pid in new if held.stop(pid, parents)]
         if not grown and at_rest:
             break

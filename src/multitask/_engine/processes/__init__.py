@@ -1,0 +1,1 @@
+"""One call in a process of its own: see README.md."""

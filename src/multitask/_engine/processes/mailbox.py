@@ -1,0 +1,92 @@
+"""What a process is given and what it answers, in an anonymous file that its parent and it have open.
+
+Rule: the state is written last, in one write; who finds it may read the content. Only one side writes at a time: the
+parent before the start, the child while it lives.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+from multitask._engine.workers import forking
+
+EMPTY, CALL, RESULT, ERROR = range(4)
+
+_HEAD = struct.Struct("=QQ")  # state, number of parts
+_SIZE = struct.Struct("=Q")
+_MOST = 1 << 30  # in one write: the kernel takes a little less than 2 GiB
+
+
+def make() -> int:
+    """A new, empty mailbox: a descriptor that no forked child keeps."""
+    with forking.gate:
+        if hasattr(os, "memfd_create"):
+            return forking.own(os.memfd_create("multitask-process", os.MFD_CLOEXEC))
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            return forking.own(os.dup(file.fileno()))
+
+
+def write(fd: int, state: int, parts: Sequence[Any]) -> None:
+    """Put *parts*, things with a buffer, into the mailbox under *state*. OSError or MemoryError leave it EMPTY."""
+    views = [memoryview(part).cast("B") for part in parts]
+    sizes = b"".join(_SIZE.pack(view.nbytes) for view in views)
+    clear(fd)
+    at = _HEAD.size
+    for view in (memoryview(sizes), *views):
+        at = _write_all(fd, view, at)
+    os.pwrite(fd, _HEAD.pack(state, len(views)), 0)
+
+
+def read(fd: int) -> tuple[int, list[bytearray]]:
+    """The state and the parts, each in memory of its own; no parts when it is EMPTY."""
+    head = os.pread(fd, _HEAD.size, 0)
+    if len(head) < _HEAD.size:
+        return EMPTY, []
+    state, count = _HEAD.unpack(head)
+    at = _HEAD.size + count * _SIZE.size
+    parts = []
+    for (size,) in _SIZE.iter_unpack(os.pread(fd, count * _SIZE.size, _HEAD.size)):
+        parts.append(_read_all(fd, size, at))
+        at += size
+    return state, parts
+
+
+def size(fd: int) -> int:
+    """How many bytes it holds."""
+    return os.fstat(fd).st_size
+
+
+def clear(fd: int) -> None:
+    """Empty it."""
+    os.ftruncate(fd, 0)
+
+
+def _write_all(fd: int, view: memoryview, at: int) -> int:
+    while view.nbytes:
+        done = os.pwrite(fd, view[:_MOST], at)
+        at += done
+        view = view[done:]
+    return at
+
+
+def _read_all(fd: int, size: int, at: int) -> bytearray:
+    content = bytearray(size)
+    view = memoryview(content)
+    while view.nbytes:
+        done = os.preadv(fd, [view[:_MOST]], at) if hasattr(os, "preadv") else _pread_into(fd, view[:_MOST], at)
+        if not done:
+            raise EOFError("the mailbox ends before its content")
+        at += done
+        view = view[done:]
+    return content
+
+
+def _pread_into(fd: int, view: memoryview, at: int) -> int:
+    found = os.pread(fd, view.nbytes, at)
+    view[: len(found)] = found
+    return len(found)
