@@ -13,9 +13,9 @@ from multiprocessing import util  # noqa: F401  # its exit handler must be there
 from multiprocessing.process import BaseProcess, active_children, current_process, parent_process
 from typing import TYPE_CHECKING, Any
 
-from multitask._engine.calls import START_METHODS, as_args, as_kwargs
+from multitask._engine.calls import START_METHODS, check_call, check_made
 from multitask._engine.workers.process import start_methods
-from multitask.errors import MultitaskError, NotSupported, TimeoutError, WorkerLost
+from multitask.errors import NotSupported, TimeoutError, WorkerLost
 
 if TYPE_CHECKING:
     from multitask._engine.processes.launch import Launched
@@ -57,9 +57,7 @@ class Process(BaseProcess):
         start_method: str | None = None,
         lifetime: str | None = None,
     ) -> None:
-        if target is not None and not callable(target):
-            raise TypeError(f"target must be a callable, not {target!r}: write Process(target=f, args=(…)), not a call")
-        args = as_args(target, args, form="Process(target={call}, args={args})")
+        args, kwargs = check_call("Process", target, args, kwargs)
         if start_method is not None and start_method not in START_METHODS:
             raise ValueError(f"start_method must be one of {', '.join(START_METHODS)}, not {start_method!r}")
         if lifetime == "detached":
@@ -68,7 +66,7 @@ class Process(BaseProcess):
             )
         if lifetime is not None and lifetime not in LIFETIMES:
             raise ValueError(f"lifetime must be one of {', '.join(LIFETIMES)}, not {lifetime!r}")
-        super().__init__(group, target, name, args, as_kwargs(kwargs or {}), daemon=daemon)
+        super().__init__(group, target, name, args, kwargs, daemon=daemon)
         self._method = start_method or start_methods()[0]
         self._lifetime = lifetime
         self._made = True
@@ -84,12 +82,7 @@ class Process(BaseProcess):
         Raises CannotTravel, which names the path in the object, when something of it cannot go to another process;
         PoolBroken when the system has no process left. AssertionError when it was started before.
         """
-        self._check_closed()
         super().start()
-        from multitask._engine.processes.leaving import Leaving
-
-        launched = self._launched()
-        launched.leaving = Leaving(launched, self.name, bound=self.lifetime == "bound")
 
     @staticmethod
     def _Popen(process: Any) -> Launched:
@@ -169,23 +162,10 @@ class Process(BaseProcess):
         super()._check_closed()  # type: ignore[misc]
 
     def _check_made(self) -> None:
-        if not self._made:
-            raise MadeWithoutInit(
-                f"{type(self).__name__}.__init__ has not called Process's",
-                fix="write super().__init__() as its first line",
-            )
+        check_made(self, "Process")
 
     def __repr__(self) -> str:
         return super().__repr__() if self._made else f"<{type(self).__name__} without Process.__init__>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        state.pop("_known", None)
-        return state
-
-
-class MadeWithoutInit(MultitaskError, RuntimeError):
-    """A subclass has an ``__init__`` that does not call that of Process."""
 
 
 def _signal_name(number: int) -> str:

@@ -16,8 +16,8 @@ from threading import current_thread
 from typing import Any
 
 from multitask._engine import patience
-from multitask._engine.calls import as_args, as_kwargs
-from multitask.errors import CancelledError, MultitaskError, TimeoutError
+from multitask._engine.calls import check_call, check_made
+from multitask.errors import CancelledError, TimeoutError
 
 __all__ = ["CancelToken", "Thread", "current_thread", "current_token"]
 
@@ -91,12 +91,8 @@ class Thread(threading.Thread):
         daemon: bool | None = None,
         **more: Any,
     ) -> None:
-        if target is not None and not callable(target):
-            raise TypeError(
-                f"target must be a callable, not {target!r}: write Thread(target=f, args=(…)), without a call"
-            )
-        args = as_args(target, args, form="Thread(target={call}, args={args})")
-        super().__init__(group, target, name, args, as_kwargs(kwargs or {}), daemon=daemon, **more)
+        args, kwargs = check_call("Thread", target, args, kwargs)
+        super().__init__(group, target, name, args, kwargs, daemon=daemon, **more)
         self.token = CancelToken()
         self._value: Any = None
         self._error: BaseException | None = None
@@ -186,15 +182,7 @@ class Thread(threading.Thread):
         return self._error
 
     def _check_made(self) -> None:
-        if not self._made:
-            raise MadeWithoutInit(
-                f"{type(self).__name__}.__init__ has not called Thread's",
-                fix="write super().__init__() as its first line",
-            )
-
-
-class MadeWithoutInit(MultitaskError, RuntimeError):
-    """A subclass has an ``__init__`` that does not call that of Thread."""
+        check_made(self, "Thread")
 
 
 def _put_back(thread: Thread, run: Any) -> None:

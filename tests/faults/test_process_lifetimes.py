@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -17,20 +18,16 @@ from multitask._engine.workers.process import start_methods
 pytestmark = [pytest.mark.timeout(60), pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs pidfds")]
 
 SCRIPT = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading
 from multitask import Process
 
 method, lifetime, ending, path = sys.argv[1:]
 
 def work():
-    with open(path, "w") as pipe:  # a fifo: the test reads the pid, and lets go when it has looked
-        pipe.write(f"{os.getpid()}\\n")
-        pipe.flush()
-        if ending in ("return", "thread"):
-            time.sleep(0.3)
-            pipe.write("finished\\n")
-        else:
-            time.sleep(60)
+    with open(path, "w") as out, open(path + "-gate") as gate:
+        print(os.getpid(), file=out, flush=True)
+        gate.readline()  # until the test lets it go on
+        print("finished", file=out, flush=True)
 
 process = Process(target=work, start_method=method, lifetime=lifetime, name="work")
 if ending == "thread":
@@ -47,17 +44,18 @@ if ending == "_exit":
     os._exit(0)
 if ending in ("SIGTERM", "SIGKILL", "SIGINT"):
     os.kill(os.getpid(), getattr(signal, ending))
-    time.sleep(60)
+    signal.pause()
 """
 
 SAYS = "multitask: 1 unfinished task abandoned"
 
 
-def run(tmp_path: Path, method: str, lifetime: str, ending: str) -> tuple[Any, int, Any]:
-    """The script, the pid of its process and what that writes."""
+def run(tmp_path: Path, method: str, lifetime: str, ending: str) -> tuple[Any, int, Any, Any]:
+    """The script, the pid of its process, what that writes and what lets it go on."""
     script, fifo = tmp_path / "script.py", tmp_path / "fifo"
     script.write_text(SCRIPT)
     os.mkfifo(fifo)
+    os.mkfifo(f"{fifo}-gate")
     # Into files: a process that goes on keeps a pipe open.
     with open(tmp_path / "out", "w") as out, open(tmp_path / "err", "w") as err:
         program = subprocess.Popen(
@@ -68,8 +66,8 @@ def run(tmp_path: Path, method: str, lifetime: str, ending: str) -> tuple[Any, i
             text=True,
         )
     pipe = open(fifo)  # noqa: SIM115
-    pid = int(pipe.readline())
-    return program, pid, pipe
+    gate = open(f"{fifo}-gate", "w")  # noqa: SIM115
+    return program, int(pipe.readline()), pipe, gate
 
 
 def gone(pidfd: int, seconds: float) -> bool:
@@ -82,19 +80,23 @@ def gone(pidfd: int, seconds: float) -> bool:
 @pytest.mark.parametrize("lifetime", ["joined", "bound"])
 @pytest.mark.parametrize("ending", ["return", "thread", "exception", "_exit", "SIGTERM", "SIGKILL", "SIGINT"])
 def test_the_end_of_the_parent(tmp_path: Path, method: str, lifetime: str, ending: str) -> None:
-    program, pid, pipe = run(tmp_path, method, lifetime, ending)
+    program, pid, pipe, gate = run(tmp_path, method, lifetime, ending)
     pidfd = os.pidfd_open(pid)
     try:
-        program.communicate("\n", timeout=30)
-        out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
-        assert out == "started\n"
+        program.stdin.write("\n")
+        program.stdin.close()
         orderly = ending in ("return", "thread")
-        outlives = lifetime == "joined" and ending in ("_exit", "SIGTERM", "SIGKILL")
-        if outlives:
-            assert not gone(pidfd, 0.2)
+        if not (orderly and lifetime == "joined"):  # that one waits for its process
+            program.wait(30)
+        if lifetime == "joined" and ending not in ("exception", "SIGINT"):
+            print(file=gate, flush=True)
+            assert pipe.read() == "finished\n"
         else:
             assert gone(pidfd, 2.0)
-            assert pipe.read() == ("finished\n" if orderly and lifetime == "joined" else "")
+            assert pipe.read() == ""
+        program.wait(30)
+        out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+        assert out == "started\n"
         assert err.count("Traceback") == (ending in ("exception", "SIGINT"))
         assert (SAYS in err) == (ending in ("exception", "SIGINT"))
         if orderly or ending == "_exit":
@@ -106,6 +108,8 @@ def test_the_end_of_the_parent(tmp_path: Path, method: str, lifetime: str, endin
             pass
         os.close(pidfd)
         pipe.close()
+        with contextlib.suppress(BrokenPipeError):
+            gate.close()
 
 
 def test_a_thousand_ended_processes_leave_nothing() -> None:

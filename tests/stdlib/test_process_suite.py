@@ -13,6 +13,7 @@ import sys
 import unittest
 
 import pytest
+from cpython_cases import run_case
 
 import multitask
 
@@ -69,10 +70,4 @@ def _cases():
 @pytest.mark.filterwarnings("default")
 def test_case(base, name, method):
     case = getattr(sys.modules[__name__], f"{base}_{method}")(name)
-    result = unittest.TestResult()
-    case.run(result)
-    for _, text in (*result.errors, *result.failures):
-        pytest.fail(text)
-    for _, reason in result.skipped:
-        pytest.skip(reason)
-    assert result.testsRun == 1
+    run_case(case)

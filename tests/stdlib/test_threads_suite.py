@@ -13,6 +13,7 @@ import threading
 import unittest
 
 import pytest
+from cpython_cases import run_case
 
 from multitask import Thread
 
@@ -64,10 +65,4 @@ def _cases():
 @pytest.mark.parametrize(("name", "test"), list(_cases()))
 def test_case(module, name, test):
     case = getattr(module, name)(test)
-    result = unittest.TestResult()
-    case.run(result)
-    for _, text in (*result.errors, *result.failures):
-        pytest.fail(text)
-    for _, reason in result.skipped:
-        pytest.skip(reason)
-    assert result.testsRun == 1
+    run_case(case)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from multitask._engine.core import Options
 from multitask._engine.sites import call_name
-from multitask.errors import NotSupported
+from multitask.errors import MultitaskError, NotSupported
 
 if TYPE_CHECKING:
     from multitask._engine.engine import Config
@@ -25,6 +25,28 @@ def as_args(fn: object, args: Any, form: str = "apply_async({call}, {args})") ->
             f"{form.format(call=call_name(fn), args=f'({_short(args)},)')} with a comma after the one argument"
         )
     return tuple(args)
+
+
+def check_call(maker: str, target: Any, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """*args* and *kwargs* of ``Process`` or ``Thread`` (*maker*); TypeError if it cannot be called so."""
+    if target is not None and not callable(target):
+        raise TypeError(
+            f"target must be a callable, not {_short(target)}: write {maker}(target=f, args=(…)), not a call"
+        )
+    return as_args(target, args, form=f"{maker}(target={{call}}, args={{args}})"), as_kwargs(kwargs or {})
+
+
+class MadeWithoutInit(MultitaskError, RuntimeError):
+    """A subclass has an ``__init__`` that does not call that of its base."""
+
+
+def check_made(thing: Any, maker: str) -> None:
+    """MadeWithoutInit unless ``__init__`` of *maker* has set ``_made``."""
+    if not thing._made:
+        raise MadeWithoutInit(
+            f"{type(thing).__name__}.__init__ has not called {maker}'s",
+            fix="write super().__init__() as its first line",
+        )
 
 
 def as_kwargs(kwds: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import pickle
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import process as theirs
@@ -31,8 +30,7 @@ class Inherited(NamedTuple):
 def main(spec: dict[str, Any], fds: Sequence[int], inherited: Inherited | None) -> int:
     """Run the process that was started with this; returns its exit code."""
     box, parent = fds
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     family.join(spec["family"])
     decoder = Decoder(spec["space"], None if inherited is None else inherited.snapshot)
     decoder.install()
@@ -56,7 +54,7 @@ def _take(decoder: Decoder, box: int) -> Any:
     needs, data = pickle.loads(parts[0])
     for need in needs:
         decoder.define(*need)
-    return decoder.load(Parcel(data, tuple(map(memoryview, parts[1:]))))
+    return decoder.load(Parcel(data, tuple(parts[1:])))
 
 
 class _Keeping:

@@ -13,16 +13,14 @@ import sys
 import threading
 from multiprocessing import context
 from multiprocessing import process as theirs
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from multitask._engine import family, patience
 from multitask._engine.processes import child, mailbox
+from multitask._engine.processes.leaving import Leaving
 from multitask._engine.wire import Encoder, Known, Parcel, as_bytes
 from multitask._engine.workers import forking, lifeline, reaping
 from multitask._engine.workers.process import WorkerProcess, start_worker
-
-if TYPE_CHECKING:
-    from multitask._engine.processes.leaving import Leaving
 
 TARGET = "multitask._engine.processes.child:main"
 SMALL_BYTES = 64 * 1024  # an answer that is taken as soon as its process has ended: the file goes
@@ -53,10 +51,10 @@ class Launched:
 
     def __init__(self, process: Any, method: str, *, bound: bool) -> None:
         self.returncode: int | None = None
-        self.leaving: Leaving | None = None  # for the end of the program, while it runs
         self._owner = os.getpid()
-        self._lock = threading.Lock()
-        self._answer: tuple[int, list[bytearray]] | None = None
+        self._lock = threading.RLock()  # a signal handler may ask while its thread does
+        self._needs: object = None
+        self._answer: tuple[int, list[memoryview]] | None = None
         self._box = mailbox.make()
         try:
             self._worker = self._start(process, method, bound)
@@ -66,6 +64,7 @@ class Launched:
         family.serve()  # it may lend and borrow; not before this point, so that no start waits for it
         self.pid = self._worker.pid
         self.sentinel = self._worker.fileno()
+        self._leaving: Leaving | None = Leaving(self, process.name, bound=bound)  # while it runs
 
     def _start(self, process: Any, method: str, bound: bool) -> WorkerProcess:
         inherited = None
@@ -103,9 +102,11 @@ class Launched:
             if self.returncode is None and not self._worker.alive():
                 code = self._worker.exitcode()
                 self.returncode = UNKNOWN_CODE if code is None else code
-                leaving, self.leaving = self.leaving, None
+                leaving, self._leaving = self._leaving, None
                 if leaving is not None:
                     leaving.forget()
+                self._needs = None
+                self._encoder.take_dead()
                 if mailbox.size(self._box) <= SMALL_BYTES:
                     self._take()
             return self.returncode
@@ -116,17 +117,13 @@ class Launched:
             return None
         return self.poll()
 
-    def answer(self) -> tuple[int, list[bytearray]]:
-        """The state and the parts of what it left. It has ended."""
-        with self._lock:
-            return self._take()
-
     def load(self) -> tuple[bool, Any] | None:
         """(True, result) or (False, error); None when it left neither. Runs code of the user's."""
-        state, parts = self.answer()
+        with self._lock:
+            state, parts = self._take()
         if state not in (mailbox.RESULT, mailbox.ERROR):
             return None
-        parcel = Parcel(bytes(parts[0]), tuple(map(memoryview, parts[1:])))
+        parcel = Parcel(bytes(parts[0]), tuple(parts[1:]))
         if state == mailbox.ERROR:
             return False, self._encoder.load_error(parcel)
         try:
@@ -134,7 +131,7 @@ class Launched:
         except Exception as error:  # it cannot be rebuilt here
             return False, error
 
-    def _take(self) -> tuple[int, list[bytearray]]:
+    def _take(self) -> tuple[int, list[memoryview]]:
         if self._answer is None:
             self._answer = mailbox.read(self._box)
             self._drop_box()

@@ -5,10 +5,12 @@ Owner: the thread that ends the program.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multitask._engine import shutdown
-from multitask._engine.processes.launch import Launched
+
+if TYPE_CHECKING:
+    from multitask._engine.processes.launch import Launched
 
 
 class _NoCallbacks:
@@ -55,10 +57,8 @@ class Leaving:
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for its end; whether it came within *timeout* seconds. One that was asked to end has 1.5 s."""
-        if self._asked:
-            limit = shutdown.STOP_SECONDS if timeout is None else min(timeout, shutdown.STOP_SECONDS)
-            if self._launched.wait(limit) is None and timeout is None:
-                self._launched.kill_tree()
+        if self._asked and timeout is None and self._launched.wait(shutdown.STOP_SECONDS) is None:
+            self._launched.kill_tree()
         return self._launched.wait(timeout) is not None
 
     def report(self) -> None:

@@ -11,13 +11,13 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+from multitask._engine.pieces import read_at, write_at
 from multitask._engine.workers import forking
 
 EMPTY, CALL, RESULT, ERROR = range(4)
 
 _HEAD = struct.Struct("=QQ")  # state, number of parts
 _SIZE = struct.Struct("=Q")
-_MOST = 1 << 30  # in one write: the kernel takes a little less than 2 GiB
 
 
 def make() -> int:
@@ -38,11 +38,11 @@ def write(fd: int, state: int, parts: Sequence[Any]) -> None:
     clear(fd)
     at = _HEAD.size
     for view in (memoryview(sizes), *views):
-        at = _write_all(fd, view, at)
+        at = write_at(fd, view, at)
     os.pwrite(fd, _HEAD.pack(state, len(views)), 0)
 
 
-def read(fd: int) -> tuple[int, list[bytearray]]:
+def read(fd: int) -> tuple[int, list[memoryview]]:
     """The state and the parts, each in memory of its own; no parts when it is EMPTY."""
     head = os.pread(fd, _HEAD.size, 0)
     if len(head) < _HEAD.size:
@@ -51,7 +51,7 @@ def read(fd: int) -> tuple[int, list[bytearray]]:
     at = _HEAD.size + count * _SIZE.size
     parts = []
     for (size,) in _SIZE.iter_unpack(os.pread(fd, count * _SIZE.size, _HEAD.size)):
-        parts.append(_read_all(fd, size, at))
+        parts.append(read_at(fd, at, size))
         at += size
     return state, parts
 
@@ -64,29 +64,3 @@ def size(fd: int) -> int:
 def clear(fd: int) -> None:
     """Empty it."""
     os.ftruncate(fd, 0)
-
-
-def _write_all(fd: int, view: memoryview, at: int) -> int:
-    while view.nbytes:
-        done = os.pwrite(fd, view[:_MOST], at)
-        at += done
-        view = view[done:]
-    return at
-
-
-def _read_all(fd: int, size: int, at: int) -> bytearray:
-    content = bytearray(size)
-    view = memoryview(content)
-    while view.nbytes:
-        done = os.preadv(fd, [view[:_MOST]], at) if hasattr(os, "preadv") else _pread_into(fd, view[:_MOST], at)
-        if not done:
-            raise EOFError("the mailbox ends before its content")
-        at += done
-        view = view[done:]
-    return content
-
-
-def _pread_into(fd: int, view: memoryview, at: int) -> int:
-    found = os.pread(fd, view.nbytes, at)
-    view[: len(found)] = found
-    return len(found)

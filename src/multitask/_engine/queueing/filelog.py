@@ -21,10 +21,11 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from multitask._engine.pieces import read_at, write_at
+
 PAGE = 4096
 KEEP_BYTES = 4 << 20  # a file that has grown beyond this is cut when it is empty, and moved up when half is read
 READ_AHEAD = 2 << 10
-AT_ONCE = 1 << 30  # no system reads or writes more than 2 GiB in a call
 
 WORD = struct.Struct("Q")
 BUSY, MAXSIZE = 8, 16
@@ -112,7 +113,7 @@ class Log:
         try:
             for pieces in records:
                 for piece in pieces:
-                    tail = _write(fd, piece, tail)
+                    tail = write_at(fd, piece, tail)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise MemoryError(f"the file of the queue cannot grow ({error.strerror})") from error
@@ -129,7 +130,7 @@ class Log:
             if parts is None:
                 need = _length(window[head - at :])
                 ahead = READ_AHEAD if most == 1 else READ_AHEAD * 128
-                window, at = _read(fd, head, min(tail - head, max(need, ahead))), head
+                window, at = read_at(fd, head, min(tail - head, max(need, ahead))), head
                 continue
             found.append(parts[0])
             head += parts[1]
@@ -148,7 +149,7 @@ class Log:
             end = PAGE
             # Read is at least what is left: nothing is written over before it has counted.
             for at in range(state.head, state.tail, KEEP_BYTES):
-                end = _write(fd, _read(fd, at, min(KEEP_BYTES, state.tail - at)), end)
+                end = write_at(fd, read_at(fd, at, min(KEEP_BYTES, state.tail - at)), end)
             state = state._replace(head=PAGE, tail=end)
             self.commit(state)
         if read > KEEP_BYTES:
@@ -183,26 +184,3 @@ def _parts(window: memoryview) -> tuple[list[memoryview], int] | None:
         parts.append(window[at : at + length])
         at += length
     return parts, at
-
-
-def _write(fd: int, piece: bytes | memoryview, at: int) -> int:
-    view = memoryview(piece)
-    while view:
-        done = os.pwrite(fd, view[:AT_ONCE], at)
-        at += done
-        view = view[done:]
-    return at
-
-
-def _read(fd: int, at: int, length: int) -> memoryview:
-    """Exactly *length* bytes, in memory that may be written to."""
-    whole = bytearray(length)
-    view = memoryview(whole)
-    done = 0
-    while done < length:
-        chunk = os.pread(fd, min(length - done, AT_ONCE), at + done)
-        if not chunk:
-            raise EOFError("the file of the queue is shorter than it says")
-        view[done : done + len(chunk)] = chunk
-        done += len(chunk)
-    return view
