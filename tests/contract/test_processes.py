@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
@@ -335,3 +336,14 @@ def test_two_hundred_at_once(method: str) -> None:
         process.start()
     assert [process.result() for process in processes] == list(range(many))
     assert active_children() == []
+
+
+def test_what_it_has_put_into_a_queue_of_multiprocessing_is_not_lost(method: str, started: Any) -> None:
+    context = multiprocessing.get_context(method)
+    for _ in range(10):
+        queue = context.Queue()
+        process = started(target=queue.put, args=("put",))
+        process.join()
+        assert queue.get(timeout=30) == "put"
+        queue.close()
+        queue.join_thread()

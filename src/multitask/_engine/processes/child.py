@@ -8,11 +8,13 @@ for; what cannot be written is itself the answer and changes nothing else.
 
 from __future__ import annotations
 
+import atexit
 import pickle
 import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing import process as theirs
+from multiprocessing import util
 from typing import Any, NamedTuple
 
 from multitask._engine import family
@@ -31,6 +33,9 @@ def main(spec: dict[str, Any], fds: Sequence[int], inherited: Inherited | None) 
     """Run the process that was started with this; returns its exit code."""
     box, parent = fds
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # From 3.13 on whoever starts a process sees to this: what is in its queues of multiprocessing is written out, and
+    # its children are waited for. A second time it does nothing.
+    atexit.register(util._exit_function)  # type: ignore[attr-defined]
     family.join(spec["family"])
     decoder = Decoder(spec["space"], None if inherited is None else inherited.snapshot)
     decoder.install()
